@@ -1,0 +1,106 @@
+"""What can go wrong, one class per cause.
+
+Every message is one line: what was got, what is expected, what to do. The command line prints it and ends with
+:attr:`MedhpcError.exit_code`; a library caller catches the class.
+"""
+
+
+class MedhpcError(Exception):
+    """Base of all errors that a user can mend; never raised itself."""
+
+    exit_code = 2
+
+
+# --- volumes -------------------------------------------------------------------------------------
+
+
+class VolumeNotFound(MedhpcError):
+    """No file, folder or dataset of that name."""
+
+
+class UnknownFormat(MedhpcError):
+    """The suffix or the content belongs to no format that medhpc reads or writes."""
+
+
+class NotAVolume(MedhpcError):
+    """The file is sound, but holds no 2D or 3D image (a table, a time series, an empty array)."""
+
+
+class BrokenFile(MedhpcError):
+    """The file is truncated or damaged."""
+
+
+class UnsupportedDtype(MedhpcError):
+    """Complex, structured or textual voxels."""
+
+
+class SeveralSeries(MedhpcError):
+    """A DICOM folder holds more than one series, or its slices do not make one stack."""
+
+
+class NonFinite(MedhpcError):
+    """NaN or infinity among the voxels."""
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+class BadNetwork(MedhpcError):
+    """The file is not a network that medhpc can load safely."""
+
+
+class NetworkMismatch(MedhpcError):
+    """Network and volume do not fit: channels, dimensions, or an axis too thin for the padding."""
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+class BadOption(MedhpcError):
+    """An option's value cannot be used; regions, tiles, halos and tolerances included."""
+
+
+class BadTruth(MedhpcError):
+    """Annotations that cannot be read, or that do not fit their volume."""
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+class NotARun(MedhpcError):
+    """The folder holds no medhpc run, or one of another version."""
+
+
+class RunNotEmpty(MedhpcError):
+    """A new run was asked for in a folder that is in use."""
+
+
+class SourceChanged(MedhpcError):
+    """The input volume is not the one that the plan was made for."""
+
+
+class NetworkChanged(MedhpcError):
+    """The network is not the one that the plan was made for."""
+
+
+class MissingTiles(MedhpcError):
+    """Tiles are not done yet, or their shards are damaged."""
+
+
+class NotInPlan(MedhpcError):
+    """Stitch was asked for something that the run does not store."""
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+class DiskFull(MedhpcError):
+    """The file system has no room (or no quota) left."""
+
+
+class NoPermission(MedhpcError):
+    """A file or folder cannot be read or written."""
+
+
+class NoDevice(MedhpcError):
+    """The device asked for is not on this machine."""
