@@ -87,6 +87,10 @@ class MissingTiles(MedhpcError):
     """Tiles are not done yet, or their shards are damaged."""
 
 
+class NoResult(MedhpcError):
+    """Tiles would be removed that no stitched result holds."""
+
+
 class NotInPlan(MedhpcError):
     """Stitch was asked for something that the run does not store."""
 

@@ -176,6 +176,47 @@ class Grid:
         return Tile((position[0] * ny + position[1]) * nx + position[2], write, read)
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Overlapping windows at fixed places of the whole volume, for blended inference.
+
+    Along an axis they start at 0, step, 2 step, ...; the last one ends with the volume::
+
+        |--- window ---|
+               |--- window ---|
+                         |--- window ---|     (moved back to end at the border)
+        +-------------------------------+
+
+    The places do not depend on the tiles, so every task that computes a window computes the same one.
+    """
+
+    volume: Index
+    window: Index
+    step: Index
+
+    def _starts(self, axis: int) -> list[int]:
+        length, window, step = self.volume[axis], self.window[axis], self.step[axis]
+        last = max(0, length - window)
+        return [*range(0, last, step), last]
+
+    def touching(self, box: Box) -> Iterator[Box]:
+        """Windows that meet `box`, in the order of their starts (z slowest)."""
+        along = []
+        for axis in range(3):
+            length = min(self.window[axis], self.volume[axis])
+            starts = self._starts(axis)
+            along.append([(a, a + length) for a in starts if a < box.stop[axis] and a + length > box.start[axis]])
+        for z in along[0]:
+            for y in along[1]:
+                for x in along[2]:
+                    yield Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+
+    def hull(self, box: Box) -> Box:
+        """The smallest box around all windows that meet `box`."""
+        met = list(self.touching(box))
+        return Box(met[0].start, met[-1].stop)
+
+
 def parse_region(text: str, shape: Sequence[int]) -> Box:
     """Read ``Z0:Z1,Y0:Y1,X0:X1``; an end may be empty, as in ``:,:,:330``.
 

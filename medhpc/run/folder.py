@@ -1,0 +1,220 @@
+"""The run folder: where the steps meet.
+
+::
+
+    run/plan.json           what was decided; written last by `tile`, so a folder without it is not planned yet
+    run/prediction.zarr/    the result, one file per shard
+    run/ledger/             who did which tile, one file per process
+    run/partial/            shards that are being written
+    run/source.zarr/        a copy of the input, only where the input cannot be read in boxes
+    run/stitch/             what an unfinished stitch has done so far
+    run/results.json        what has been stitched from this run
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import socket
+import time
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from medhpc.errors import MissingTiles, NotARun, RunNotEmpty, SourceChanged
+from medhpc.geometry import Tile
+from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
+from medhpc.run.ledger import Ledger, Record, this_job
+from medhpc.run.plan import Plan
+from medhpc.run.shards import Shards, create_shards
+from medhpc.volume import Volume, open_volume
+
+PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source.zarr", "stitch", "results.json")
+
+
+class Run:
+    """A planned run, opened from its folder.
+
+    Parameters
+    ----------
+    folder : path
+        As given to ``medhpc tile``.
+
+    Raises
+    ------
+    NotARun
+        No plan there, or one of another version.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            text = (self.folder / "plan.json").read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotARun(f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'") from None
+        self.plan = Plan.from_json(text)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the stored tiles are still there (`clean` removes them)."""
+        return (self.folder / "prediction.zarr").is_dir()
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The result array."""
+        if not self.has_results:
+            raise NotARun(f"the tiles of {self.folder} were removed by 'medhpc clean'; plan a new run")
+        return Shards(self.folder / "prediction.zarr", self.plan.stored, self.folder / "partial")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The records of this plan."""
+        return Ledger(self.folder / "ledger", self.plan.digest)
+
+    @property
+    def scratch(self) -> Path:
+        """Where stitch keeps what it has done so far."""
+        return self.folder / "stitch"
+
+    def open_source(self) -> Volume:
+        """Open the input, refusing one that is not the one planned for.
+
+        Raises
+        ------
+        SourceChanged, VolumeNotFound
+        """
+        source = self.plan.source
+        original = open_volume(source.path, channel=source.channel, level=source.level)
+        if not same_fingerprint(original.fingerprint(), source.fingerprint):
+            raise SourceChanged(
+                f"{source.path} has changed since 'medhpc tile' planned {self.folder}; "
+                "put the old file back, or plan a new run"
+            )
+        return open_volume(self.folder / source.copy) if source.copy else original
+
+    def results(self) -> list[str]:
+        """Absolute paths of what has been stitched from this run, oldest first."""
+        try:
+            listed: list[str] = json.loads((self.folder / "results.json").read_text())
+        except FileNotFoundError:
+            return []
+        return listed
+
+    def add_result(self, out: Path) -> None:
+        """Remember that `out` was stitched from this run."""
+        listed = dict.fromkeys([*self.results(), str(out.resolve())])
+        write_durably(self.folder / "results.json", json.dumps(list(listed)).encode())
+
+    def sweep(self) -> None:
+        """Remove shards that processes of this host left half-written."""
+        sweep_partials(self.folder / "partial")
+
+    def commit(self, tile: Tile, values: np.ndarray, began: float) -> None:
+        """Store a tile's result, `values` (channels, z, y, x) of its write box, and enter it in the ledger.
+
+        `began` is the :func:`time.monotonic` of the tile's first read.
+        """
+        with room_and_rights(self.shards.folder):
+            digest, stored = self.shards.write(tile.write, values)
+        self.ledger.append(
+            self._record(
+                tile,
+                digest=digest,
+                stored=stored,
+                voxels=tile.write.size,
+                seconds=round(time.monotonic() - began, 4),
+                peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            )
+        )
+
+    def fail(self, tile: Tile, error: BaseException) -> None:
+        """Enter a failure in the ledger."""
+        self.ledger.append(self._record(tile, error=f"{type(error).__name__}: {error}"))
+
+    def digests(self) -> dict[int, set[str]]:
+        """What the ledger claims: for each tile, the digests that were committed for it."""
+        claims: dict[int, set[str]] = {}
+        for record in self.ledger.records():
+            if "digest" in record:
+                claims.setdefault(record["tile"], set()).add(record["digest"])
+        return claims
+
+    def is_done(self, tile: Tile, claims: dict[int, set[str]]) -> bool:
+        """Whether the stored bytes of a tile are those that the ledger claims; reads them."""
+        return tile.index in claims and self.shards.digest(tile.write) in claims[tile.index]
+
+    def require_all(self) -> None:
+        """Check every tile of the run against the ledger, byte by byte.
+
+        Raises
+        ------
+        MissingTiles
+            Names them, and the command that fills them.
+        """
+        claims = self.digests()
+        missing = [tile.index for tile in self.plan.grid if not self.is_done(tile, claims)]
+        if missing:
+            raise MissingTiles(
+                f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "
+                f"{ranges(missing)}; fill them with 'medhpc infer {self.folder}'"
+            )
+
+    def _record(self, tile: Tile, **fields: object) -> Record:
+        known = {"host": socket.gethostname(), "job": this_job(), "time": round(time.time(), 3)}
+        return Record(tile=tile.index, plan=self.plan.digest, **known, **fields)  # type: ignore[arg-type]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an empty run folder, or one in which an earlier `tile` was cut short.
+
+    Raises
+    ------
+    RunNotEmpty
+        The folder holds a plan, or anything that is not medhpc's.
+    """
+    with room_and_rights(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            raise RunNotEmpty(f"{folder} is a file; name a folder for the run")
+        found = sorted(path.name for path in folder.iterdir())
+    if "plan.json" in found:
+        raise RunNotEmpty(f"{folder} is planned already; go on with 'medhpc infer {folder}', or name a new folder")
+    strange = [name for name in found if name not in PARTS and not name.endswith(".partial")]
+    if strange:
+        raise RunNotEmpty(f"{folder} is not empty (holds {strange[0]}); name a new or an empty folder for the run")
+
+
+def create_run(folder: Path, plan: Plan) -> Run:
+    """Turn a prepared folder into a run: empty result array and ledger, then the plan, which makes it valid."""
+    with room_and_rights(folder):
+        prediction = folder / "prediction.zarr"
+        if prediction.exists():
+            shutil.rmtree(prediction)
+        for name in ("ledger", "partial"):
+            (folder / name).mkdir(exist_ok=True)
+        create_shards(prediction, plan.stored, plan.source.shape)
+        write_durably(folder / "plan.json", plan.to_json().encode())
+    return Run(folder)
+
+
+def same_fingerprint(a: object, b: object) -> bool:
+    """Whether two fingerprints are equal, one of which has been through JSON (which turns tuples into lists)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_fingerprint(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same_fingerprint, a, b))
+    return a == b
+
+
+def ranges(numbers: list[int], most: int = 12) -> str:
+    """Sorted numbers as ``0-4,7,9-12``; cut after `most` ranges."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs[:most])
+    return text + (f",... ({len(runs) - most} more ranges)" if len(runs) > most else "")

@@ -1,0 +1,119 @@
+"""The ledger: what is done, on disk, readable after any accident.
+
+One folder, one file per writing process, one line per record: ``crc32 json``. A record is appended and synced; a line
+that was torn by a kill or a full disk fails its checksum and is ignored. Records are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medhpc.run.durable import room_and_rights, sync_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One thing that happened to one tile."""
+
+    tile: int
+    plan: str  # digest of the plan it was computed for
+    digest: str = ""  # of the stored bytes; empty for a failure
+    stored: int = 0  # bytes
+    voxels: int = 0  # in the write box
+    seconds: float = 0.0  # from read to commit
+    peak_memory: int = 0  # bytes, of the process so far
+    host: str = ""
+    job: str = ""
+    time: float = 0.0  # when it was committed, seconds since 1970
+    error: str = ""  # of a failure
+
+    @property
+    def line(self) -> bytes:
+        """The record as it stands in the file; fields that hold their default are left out."""
+        filled = {name: value for name, value in asdict(self).items() if value or name == "tile"}
+        text = json.dumps(filled, separators=(",", ":")).encode()
+        return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The fields of a record, or None where the line is torn or damaged."""
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    if len(checksum) != 8 or b"%08x" % zlib.crc32(text) != checksum:
+        return None
+    fields: dict[str, Any] = json.loads(text)
+    return fields
+
+
+def this_job() -> str:
+    """The SLURM job (and array index) of this process, or ''."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
+    index = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    return f"{job}_{index}" if job and index else job
+
+
+class Ledger:
+    """The records of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files lie; it exists.
+    plan : str
+        Digest of the plan; records of other plans are passed over.
+    """
+
+    def __init__(self, folder: Path, plan: str) -> None:
+        self.folder = folder
+        self.plan = plan
+        self._file: int | None = None
+        self._torn = False
+
+    def append(self, record: Record) -> None:
+        """Write a record to this process's own file and sync it.
+
+        Raises
+        ------
+        DiskFull, NoPermission
+            The record is not in the ledger; the tile counts as missing.
+        """
+        with room_and_rights(self.folder):
+            if self._file is None:
+                self._file = self._create()
+            # After a half-written line, start on a new one, or both would be lost.
+            line = b"\n" + record.line if self._torn else record.line
+            self._torn = True
+            while line:
+                line = line[os.write(self._file, line) :]
+            os.fsync(self._file)
+            self._torn = False
+
+    def close(self) -> None:
+        """Close this process's file; a later append opens a new one."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All sound records of this plan, file by file, each in the order of its writing."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open("rb") as file:
+                for line in file:
+                    fields = parse_line(line)
+                    if fields is not None and fields["plan"] == self.plan:
+                        yield fields
+
+    def _create(self) -> int:
+        name = f"{socket.gethostname()}-{os.getpid()}-{int(time.time())}-{secrets.token_hex(3)}.jsonl"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        file = os.open(self.folder / name, flags, 0o666)
+        sync_folder(self.folder)
+        return file

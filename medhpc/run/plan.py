@@ -1,0 +1,210 @@
+"""The plan: everything that is decided before the first tile is computed, as one JSON file.
+
+A plan holds numbers, not lists: the grid of 10^6 tiles is three integers. It is written once, never changed, and
+carries a digest of itself, so that results of different plans cannot mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from medhpc.errors import NotARun
+from medhpc.geometry import Box, Grid, Index, Tile, Windows
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The input volume, as it was when the plan was made."""
+
+    path: str  # absolute, as the user named it; with ":/dataset" for HDF5
+    channel: int | None  # the one channel that is read, or None for all
+    level: int  # of an OME-Zarr pyramid
+    copy: str  # "" or the name, inside the run folder, of the copy that tiles are read from
+    fingerprint: Mapping[str, Any]  # of the file at `path`
+    shape: Index
+    channels: int
+    dtype: str
+    voxel_size: tuple[float, float, float] | None  # in `unit`
+    unit: str
+    affine: tuple[tuple[float, ...], ...] | None  # NIfTI only
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkUsed:
+    """Which network the plan is for; its digest must be the same at every step."""
+
+    path: str  # "" for a module that was given from Python
+    digest: str
+    name: str
+    classes: tuple[str, ...]
+    receptive_radius: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """``(voxel - mean) / std`` per channel, fixed once for the whole volume; empty tuples leave voxels alone."""
+
+    source: str  # "volume", "network" or "none"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HaloRow:
+    """One line of the halo table: what halo `halo` gave on the samples."""
+
+    halo: int  # voxels
+    max_error: float  # largest difference to the reference context
+    mean_error: float
+    flipped: float  # fraction of voxels whose class differs
+    work: float  # voxels computed / voxels kept, for a core of the planned tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halo:
+    """The halo and how far it can be trusted."""
+
+    size: Index
+    how: str  # "exact", "measured" (a search), "given" (a number, measured), "unmeasured" or "none" (blended windows)
+    tolerance: float
+    samples: int = 0  # boxes measured
+    context: int = 0  # halo of the reference, voxels
+    reference_is_exact: bool = False
+    table: tuple[HaloRow, ...] = ()
+    note: str = ""
+
+    @property
+    def max_error(self) -> float | None:
+        """Largest error measured for the halo in use; 0 where it is exact, None where nothing was measured."""
+        if self.how == "exact":
+            return 0.0
+        found = [row.max_error for row in self.table if row.halo == max(self.size)]
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """How overlapping windows are weighted; mode ``none`` means that tiles are computed with a halo instead."""
+
+    mode: str  # "none", "gaussian" or "linear"
+    window: Index = (0, 0, 0)
+    step: Index = (0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a tile writes: an array (channels, z, y, x) of the shape of the volume."""
+
+    kind: str  # "probability", "argmax" or "raw"
+    dtype: str
+    channels: int
+    chunk: Index
+    shard: Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a voxel costs, measured by a probe of this network on the planning machine."""
+
+    seconds_per_voxel: float
+    bytes_per_voxel: float
+    memory: int  # bytes that a task may use
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything about a run, decided before it starts."""
+
+    source: Source
+    network: NetworkUsed
+    normalization: Normalization
+    halo: Halo
+    blend: Blend
+    stored: Stored
+    cost: Cost
+    tile: Index
+    region: Box
+    nan: str = "refuse"  # or "zero"
+    request: Mapping[str, Any] = field(default_factory=dict)  # the options as the user gave them
+    created: str = ""  # ISO time
+    medhpc: str = ""  # version
+
+    @property
+    def grid(self) -> Grid:
+        """The tiles of this run."""
+        return Grid(self.source.shape, self.tile, self.halo.size, self.region)
+
+    @property
+    def windows(self) -> Windows:
+        """The global window grid of a blended run."""
+        return Windows(self.source.shape, self.blend.window, self.blend.step)
+
+    def read_box(self, tile: Tile) -> Box:
+        """The voxels that `tile` needs: its read box, or the hull of the windows that touch its write box."""
+        return tile.read if self.blend.mode == "none" else self.windows.hull(tile.write)
+
+    @property
+    def digest(self) -> str:
+        """Digest of every decision in the plan (sha256, 16 hexadecimal digits)."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The text of ``plan.json``."""
+        return json.dumps({"version": VERSION, "digest": self.digest, "plan": asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read ``plan.json``.
+
+        Raises
+        ------
+        NotARun
+            Not a plan, a plan of another version, or one that was edited.
+        """
+        try:
+            file = json.loads(text)
+            version, digest = file["version"], file["digest"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise NotARun("plan.json is not a medhpc plan (damaged?); make a new run with 'medhpc tile'") from error
+        if version != VERSION:
+            raise NotARun(f"plan.json has version {version}, this medhpc reads version {VERSION}; make a new run")
+        try:
+            plan = cls._from_dict(_tuples(file["plan"]))
+        except (TypeError, KeyError) as error:
+            raise NotARun("plan.json lacks or adds fields (edited?); make a new run with 'medhpc tile'") from error
+        if plan.digest != digest:
+            raise NotARun("plan.json was changed after 'medhpc tile' wrote it; make a new run")
+        return plan
+
+    @classmethod
+    def _from_dict(cls, fields: dict[str, Any]) -> Plan:
+        halo = fields["halo"] | {"table": tuple(HaloRow(**row) for row in fields["halo"]["table"])}
+        parts = {
+            "source": Source(**fields["source"]),
+            "network": NetworkUsed(**fields["network"]),
+            "normalization": Normalization(**fields["normalization"]),
+            "halo": Halo(**halo),
+            "blend": Blend(**fields["blend"]),
+            "stored": Stored(**fields["stored"]),
+            "cost": Cost(**fields["cost"]),
+            "region": Box(**fields["region"]),
+        }
+        return cls(**(fields | parts))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: turn its lists back into them, at every depth."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
