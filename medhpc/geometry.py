@@ -65,6 +65,14 @@ class Box:
         start = _three(map(max, self.start, other.start))
         return Box(start, _three(max(a, b) for a, b in zip(start, map(min, self.stop, other.stop), strict=True)))
 
+    def at_least(self, shape: Index, within: Box) -> Box:
+        """The box, made as long as `shape` along each axis by voxels of `within` (as far as it reaches)."""
+        start, stop = [], []
+        for a, b, least, low, high in zip(self.start, self.stop, shape, within.start, within.stop, strict=True):
+            stop.append(min(high, max(b, a + least)))
+            start.append(max(low, min(a, stop[-1] - least)))
+        return Box(_three(start), _three(stop))
+
     def contains(self, other: Box) -> bool:
         """Whether `other` lies wholly inside this box."""
         return self.intersection(other) == other
@@ -105,12 +113,16 @@ class Grid:
         Voxels.
     region : Box
         What is written; not empty, inside the volume.
+    least : (z, y, x)
+        Read boxes are at least this long (where the volume is): a network's padding needs it, and the last tile of a
+        row may be a sliver.
     """
 
     volume: Index
     tile: Index
     halo: Index
     region: Box
+    least: Index = (1, 1, 1)
 
     @property
     def _first(self) -> Index:
@@ -146,16 +158,25 @@ class Grid:
                 for x in range(low[2], high[2]):
                     yield self._tile_at((z, y, x))
 
+    def writes_along(self, axis: int) -> list[tuple[int, int]]:
+        """Start and stop of the write boxes along one axis."""
+        tile, low, high = self.tile[axis], self.region.start[axis], self.region.stop[axis]
+        starts = range(self._first[axis] * tile, high, tile)
+        return [(max(low, start), min(high, start + tile)) for start in starts]
+
     def read_voxels(self) -> int:
         """Voxels read by all tiles together; along each axis the reads are independent, hence a product of sums."""
         total = 1
         for axis in range(3):
-            along = 0
-            for i in range(self.counts[axis]):
-                position = [0, 0, 0]
-                position[axis] = i
-                along += self._tile_at(_three(position)).read.shape[axis]
-            total *= along
+            volume = Box((0, 0, 0), (self.volume[axis], 1, 1))
+            total *= sum(
+                Box((a, 0, 0), (b, 1, 1))
+                .grow((self.halo[axis], 0, 0))
+                .intersection(volume)
+                .at_least((self.least[axis], 1, 1), volume)
+                .size
+                for a, b in self.writes_along(axis)
+            )
         return total
 
     @property
@@ -172,7 +193,8 @@ class Grid:
         start = _three((f + p) * t for f, p, t in zip(self._first, position, self.tile, strict=True))
         whole = Box(start, _three(a + t for a, t in zip(start, self.tile, strict=True)))
         write = whole.intersection(self.region)
-        read = write.grow(self.halo).intersection(Box.whole(self.volume))
+        volume = Box.whole(self.volume)
+        read = write.grow(self.halo).intersection(volume).at_least(self.least, volume)
         return Tile((position[0] * ny + position[1]) * nx + position[2], write, read)
 
 
@@ -210,6 +232,19 @@ class Windows:
             for y in along[1]:
                 for x in along[2]:
                     yield Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+
+    def voxels_touching(self, grid: Grid) -> int:
+        """Voxels of all windows that tiles of `grid` compute; a window that meets several tiles counts for each."""
+        total = 1
+        for axis in range(3):
+            spans = [(a, a + min(self.window[axis], self.volume[axis])) for a in self._starts(axis)]
+            total *= sum(
+                high - low
+                for start, stop in grid.writes_along(axis)
+                for low, high in spans
+                if low < stop and high > start
+            )
+        return total
 
     def hull(self, box: Box) -> Box:
         """The smallest box around all windows that meet `box`."""

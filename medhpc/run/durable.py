@@ -65,9 +65,13 @@ def room_and_rights(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room left for {path}; what is done is kept: make room and run the command again") from error
+            raise DiskFull(
+                f"no room left for {path}; what is done is kept: make room and run the command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise NoPermission(f"{path} cannot be written ({error.strerror}); choose a folder that you may write") from error
+            raise NoPermission(
+                f"{path} cannot be written ({error.strerror}); choose a folder that you may write"
+            ) from error
         raise
 
 

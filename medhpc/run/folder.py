@@ -53,7 +53,9 @@ class Run:
         try:
             text = (self.folder / "plan.json").read_text()
         except (FileNotFoundError, NotADirectoryError):
-            raise NotARun(f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'") from None
+            raise NotARun(
+                f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'"
+            ) from None
         self.plan = Plan.from_json(text)
 
     @property
@@ -163,7 +165,7 @@ class Run:
 
     def _record(self, tile: Tile, **fields: object) -> Record:
         known = {"host": socket.gethostname(), "job": this_job(), "time": round(time.time(), 3)}
-        return Record(tile=tile.index, plan=self.plan.digest, **known, **fields)  # type: ignore[arg-type]
+        return Record(tile=tile.index, plan=self.ledger.plan, **known, **fields)  # type: ignore[arg-type]
 
 
 def prepare_folder(folder: Path) -> None:

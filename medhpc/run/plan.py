@@ -44,6 +44,7 @@ class NetworkUsed:
     name: str
     classes: tuple[str, ...]
     receptive_radius: tuple[int, ...] | None
+    minimum_shape: Index  # the shortest block that it can pad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,9 @@ class Cost:
     """What a voxel costs, measured by a probe of this network on the planning machine."""
 
     seconds_per_voxel: float
-    bytes_per_voxel: float
-    memory: int  # bytes that a task may use
+    bytes_per_voxel: float  # while the network computes
+    memory: int  # bytes that a task may use in all
+    block_voxels: int  # so many voxels at once fit in them
     device: str
     threads: int
 
@@ -140,7 +142,7 @@ class Plan:
     @property
     def grid(self) -> Grid:
         """The tiles of this run."""
-        return Grid(self.source.shape, self.tile, self.halo.size, self.region)
+        return Grid(self.source.shape, self.tile, self.halo.size, self.region, self.network.minimum_shape)
 
     @property
     def windows(self) -> Windows:

@@ -41,8 +41,7 @@ class DurableStore(LocalStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a value durably."""
-        content = value.as_buffer_like()
-        await asyncio.to_thread(self._commit, key, memoryview(content))  # type: ignore[arg-type]
+        await asyncio.to_thread(self._commit, key, memoryview(value.as_buffer_like()))
 
     def _commit(self, key: str, content: memoryview) -> None:
         write_durably(Path(self.root) / key, content, self.aside)

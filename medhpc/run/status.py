@@ -121,7 +121,7 @@ def clean(run: str | Path, *, force: bool = False) -> int:
     return freed
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Tally:
     """What the records add up to; one array element a tile."""
 
@@ -143,8 +143,13 @@ class _Tally:
 
 def _tally(run: Run) -> _Tally:
     total = len(run.plan.grid)
-    numbers = [np.zeros(total, dtype) for dtype in (bool, float, float, np.int64)]
-    tally = _Tally(*numbers, errors={})
+    tally = _Tally(
+        done=np.zeros(total, bool),
+        times=np.zeros(total),
+        seconds=np.zeros(total),
+        stored=np.zeros(total, np.int64),
+        errors={},
+    )
     for record in run.ledger.records():
         tile = record["tile"]
         if "digest" in record:

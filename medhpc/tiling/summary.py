@@ -1,0 +1,98 @@
+"""What a plan means for its user: work, time, memory, disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhpc.run.plan import Plan
+from medhpc.tiling.size import BASE
+
+
+def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
+    """Figures of a plan, for a table or JSON.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : path
+        The run folder, for the free space and inodes of its file system.
+
+    Returns
+    -------
+    dict
+        Keys: tiles, tile, halo, halo_how, max_error, tolerance, note, table, read_amplification, seconds,
+        seconds_per_tile, memory_bytes, output_bytes (at most, before compression), output_files, free_bytes,
+        free_inodes, and more; bytes, seconds, voxels.
+    """
+    grid = plan.grid
+    computed = computed_voxels(plan)
+    shards = math.prod(-(-n // s) for n, s in zip(plan.region.shape, plan.stored.shard, strict=True))
+    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
+    seconds = computed * plan.cost.seconds_per_voxel
+    largest = min(plan.cost.block_voxels, max_read(plan))
+    disk = shutil.disk_usage(folder)
+    return {
+        "volume": plan.source.path,
+        "shape": plan.source.shape,
+        "region": str(plan.region),
+        "copied": bool(plan.source.copy),
+        "network": plan.network.path or plan.network.name,
+        "classes": plan.network.classes,
+        "normalization": asdict(plan.normalization),
+        "store": f"{plan.stored.kind} ({plan.stored.dtype})",
+        "blend": asdict(plan.blend),
+        "tile": plan.tile,
+        "shard": plan.stored.shard,
+        "tiles": len(grid),
+        "halo": plan.halo.size,
+        "halo_how": plan.halo.how,
+        "receptive_radius": plan.network.receptive_radius,
+        "max_error": plan.halo.max_error,
+        "tolerance": plan.halo.tolerance,
+        "halo_samples": plan.halo.samples,
+        "halo_context": plan.halo.context,
+        "halo_table": [asdict(row) for row in plan.halo.table],
+        "note": plan.halo.note,
+        "read_amplification": computed / plan.region.size,
+        "seconds": seconds,
+        "seconds_per_tile": seconds / len(grid),
+        "device": plan.cost.device,
+        "threads": plan.cost.threads,
+        "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
+        "memory_limit_bytes": plan.cost.memory,
+        "splits": largest < max_read(plan),
+        "output_bytes": stored,
+        "output_files": shards,
+        "free_bytes": disk.free,
+        "free_inodes": os.statvfs(folder).f_favail,
+    }
+
+
+def max_read(plan: Plan) -> int:
+    """Voxels of the largest read box."""
+    extents = (
+        min(tile + 2 * halo, length)
+        for tile, halo, length in zip(plan.tile, _margin(plan), plan.source.shape, strict=True)
+    )
+    return math.prod(extents)
+
+
+def computed_voxels(plan: Plan) -> int:
+    """Voxels that the network computes for all tiles together."""
+    if plan.blend.mode == "none":
+        return plan.grid.read_voxels()
+    return plan.windows.voxels_touching(plan.grid)
+
+
+def _margin(plan: Plan) -> tuple[int, int, int]:
+    if plan.blend.mode == "none":
+        return plan.halo.size
+    z, y, x = (w - 1 for w in plan.blend.window)
+    return z, y, x

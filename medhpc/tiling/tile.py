@@ -1,0 +1,255 @@
+"""The tile step: look at the volume and the network, decide everything, write the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medhpc
+from medhpc import engine as engines
+from medhpc import nets
+from medhpc.geometry import Box, Grid, Index, parse_index
+from medhpc.run.blocks import normalize as normalized
+from medhpc.run.blocks import read_block
+from medhpc.run.folder import create_run, prepare_folder
+from medhpc.run.plan import Blend, Cost, Halo, Plan, Stored
+from medhpc.run.shards import shard_shape
+from medhpc.tiling.choices import (
+    check_choice,
+    check_fit,
+    choose_blend,
+    choose_normalization,
+    choose_region,
+    choose_stored,
+    describe_network,
+    describe_source,
+    is_network_file,
+    spatial,
+)
+from medhpc.tiling.halo import HaloProbe, choose_halo, exact_halo
+from medhpc.tiling.size import block_voxels, check_tile, choose_tile, read_per_written
+from medhpc.volume import Volume, convert, open_volume
+
+if TYPE_CHECKING:
+    import torch
+
+Report = Callable[[str, int, int], None]
+
+
+def tile(
+    volume: str | Path,
+    run: str | Path,
+    *,
+    network: str | Path | torch.nn.Module,
+    channel: int | None = None,
+    level: int = 0,
+    tile: str | Index = "auto",
+    halo: str | int = "auto",
+    tolerance: float | None = None,
+    store: str = "probability",
+    dtype: str = "uint8",
+    normalize: str = "volume",
+    memory: int = 8 * 2**30,
+    blend: str = "none",
+    window: str | Index = (96, 96, 96),
+    overlap: float = 0.5,
+    region: str | Box | None = None,
+    nan: str = "refuse",
+    device: str = "auto",
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Plan:
+    """Plan a run: tiles, halo, normalisation, what is stored. Nothing is computed but samples.
+
+    Parameters
+    ----------
+    volume : path
+        Any format that :func:`medhpc.volume.open_volume` reads.
+    run : path
+        Folder of the run, new or empty.
+    network : path or torch.nn.Module
+        A network file, ``"identity"``, or a module (see :class:`medhpc.nets.foreign.Foreign`).
+    channel, level : int
+        Which channel of a CZYX volume (default all), which level of an OME-Zarr pyramid.
+    tile : "auto" or (z, y, x)
+        Voxels a tile writes. ``auto``: whole shards of 128, as large as `memory` allows.
+    halo : "auto", "exact" or int
+        ``exact``: the network's receptive radius. A number: voxels; its error is measured. ``auto``: the smallest whose
+        measured error, times a safety factor of 2, is below `tolerance`.
+    tolerance : float, optional
+        By default half a step of the 8-bit output (1/510; of the range of the output, for ``raw``).
+    store : {"probability", "argmax", "raw"}
+    dtype : {"uint8", "float16"}
+        Of stored probabilities.
+    normalize : {"volume", "network", "none"}
+        Mean and deviation of this volume, of the network's training data, or none.
+    memory : int
+        Bytes that a task may use.
+    blend : {"none", "gaussian", "linear"}
+        Overlapping windows, weighted, for networks whose halo would be too large; then `window` (z, y, x voxels) and
+        `overlap` (a fraction) say which, and `halo` has no meaning.
+    region : str or Box, optional
+        What to compute, as ``"Z0:Z1,Y0:Y1,X0:X1"`` in voxels of the whole volume.
+    nan : {"refuse", "zero"}
+    device, threads
+        Where samples are computed; see :func:`medhpc.engine.load`.
+    report : callable, optional
+        Called with (stage, done, total) while converting or measuring.
+
+    Returns
+    -------
+    Plan
+        As written to ``run/plan.json``.
+
+    Raises
+    ------
+    RunNotEmpty, VolumeNotFound, BadNetwork, NetworkMismatch, BadOption
+    """
+    asked = requested(**{name: value for name, value in locals().items() if name != "run"})
+    check_choice("store", store, ("probability", "argmax", "raw"))
+    check_choice("dtype", dtype, ("uint8", "float16"))
+    check_choice("nan", nan, ("refuse", "zero"))
+    folder = Path(run)
+    original = open_volume(volume, channel=channel, level=level)
+    loaded = nets.load(network) if is_network_file(network) else network
+    check_fit(loaded, original)
+    chosen = choose_region(region, original.shape)
+    blended = choose_blend(blend, window, overlap, original.shape, loaded)
+    size = None if tile == "auto" else parse_index(tile, "tile") if isinstance(tile, str) else tile
+    if size:
+        check_tile(size, original.shape, spatial(loaded.stride))
+    prepare_folder(folder)
+    readable, copy = _readable(original, folder, report)
+    planner = _Planner(
+        volume=readable,
+        engine=engines.load(loaded, device=device, threads=threads),
+        region=chosen,
+        nan=nan,
+        normalization=choose_normalization(normalize, loaded, readable, nan),
+    )
+    stored = choose_stored(planner.engine, readable, store, dtype)
+    cost = planner.cost(memory, stored)
+    found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
+    size = size or planner.tile(found, cost, blended)
+    shard, chunk = shard_shape(size, original.shape)
+    plan = Plan(
+        source=describe_source(original, volume, channel, level, copy),
+        network=describe_network(loaded, network),
+        normalization=planner.normalization,
+        halo=_with_work(found, Grid(original.shape, size, (0, 0, 0), chosen)),
+        blend=blended,
+        stored=dataclasses.replace(stored, shard=shard, chunk=chunk),
+        cost=cost,
+        tile=size,
+        region=chosen,
+        nan=nan,
+        request=asked,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        medhpc=medhpc.__version__,
+    )
+    return create_run(folder, plan).plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Planner:
+    """What the measurements need: a network that runs, and a volume that can be read in boxes."""
+
+    volume: Volume
+    engine: engines.TorchEngine
+    region: Box
+    nan: str
+    normalization: Any
+
+    def cost(self, memory: int, stored: Stored) -> Cost:
+        """Measure the network, and say how many voxels at once fit in the memory."""
+        measured = self.engine.measure()
+        itemsize = self.volume.dtype.itemsize
+        return Cost(
+            seconds_per_voxel=measured.seconds_per_voxel,
+            bytes_per_voxel=measured.bytes_per_voxel,
+            memory=memory,
+            block_voxels=block_voxels(memory, measured.bytes_per_voxel, self.volume.channels, itemsize, stored),
+            device=str(self.engine.device),
+            threads=self.engine.threads,
+        )
+
+    def halo(
+        self, halo: str | int, tolerance: float | None, size: Index | None, cost: Cost, blend: Blend, kind: str
+    ) -> Halo:
+        """The halo that was asked for, with what is known of its error."""
+        if blend.mode != "none":
+            return Halo(size=(0, 0, 0), how="none", tolerance=tolerance or 0.0, note="windows are blended")
+        whole = Box.whole(self.volume.shape)
+        alone = self.tile(exact_halo(self.engine.network, 0), cost, blend) if size is None else size
+        if halo == "auto" and self.region == whole and alone == self.volume.shape:
+            return exact_halo(self.engine.network, 0, note="one tile holds the whole volume: there is no seam")
+
+        def probe(budget: float) -> HaloProbe:
+            return HaloProbe(
+                self.engine,
+                self.read,
+                self.volume.shape,
+                self.region,
+                kind="raw" if kind == "raw" else "classes",
+                seconds_per_voxel=cost.seconds_per_voxel,
+                budget=budget,
+            )
+
+        return choose_halo(halo, tolerance, self.engine.network, probe)
+
+    def tile(self, halo: Halo, cost: Cost, blend: Blend) -> Index:
+        """The tile that reads the fewest voxels twice."""
+        margin = (
+            halo.size if blend.mode == "none" else tuple(w - s for w, s in zip(blend.window, blend.step, strict=True))
+        )
+        return choose_tile(
+            self.volume.shape,
+            self.region,
+            (margin[0], margin[1], margin[2]),
+            block_voxels=cost.block_voxels,
+            seconds_per_voxel=cost.seconds_per_voxel,
+        )
+
+    def read(self, box: Box) -> Any:
+        """A normalised block (channels, z, y, x)."""
+        return normalized(read_block(self.volume, box, self.nan), self.normalization)
+
+
+def _readable(original: Volume, folder: Path, report: Report | None) -> tuple[Volume, str]:
+    """The volume itself, or, where its boxes are expensive, a Zarr copy inside the run; and the copy's name."""
+    if original.boxes_are_cheap:
+        return original, ""
+    copy = folder / "source.zarr"
+    if not copy.exists():  # a copy is renamed into place when it is whole: one that stands can be used
+
+        def progress(done: int, total: int) -> None:
+            if report:
+                report(f"copying the input once to Zarr ({original.why_expensive})", done, total)
+
+        convert(original, copy, levels=1, progress=progress)
+    return open_volume(copy), copy.name
+
+
+def _with_work(halo: Halo, grid: Grid) -> Halo:
+    """Fill in, for each halo of the table, how many voxels the planned tiles would compute for each voxel kept."""
+    flat = halo.size[0] == 0 and max(halo.size) > 0
+    rows = [
+        dataclasses.replace(row, work=read_per_written(grid, (0 if flat else row.halo, row.halo, row.halo)))
+        for row in halo.table
+    ]
+    return dataclasses.replace(halo, table=tuple(rows))
+
+
+def requested(**options: Any) -> dict[str, Any]:
+    """What decides a plan, of the options given to :func:`tile` or left out, as JSON keeps it.
+
+    Two calls with equal requests make the same plan of the same input; threads and progress do not count.
+    """
+    defaults = {p.name: p.default for p in inspect.signature(tile).parameters.values() if p.default is not p.empty}
+    decisive = {name: value for name, value in (defaults | options).items() if name not in ("report", "threads")}
+    plain = (str, int, float, type(None))
+    return {name: value if isinstance(value, plain) else str(value) for name, value in decisive.items()}
