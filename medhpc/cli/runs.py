@@ -1,0 +1,285 @@
+"""``medhpc tile``, ``infer``, ``status``, ``stitch``, ``run`` and ``clean``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medhpc.cli import options, show
+
+if TYPE_CHECKING:
+    from medhpc.infer import InferResult
+    from medhpc.run import Status
+
+tile_options = options.together(
+    click.option("--network", required=True, metavar="NET", help="Network: .safetensors, .onnx, or 'identity'."),
+    options.channel,
+    options.level,
+    click.option(
+        "--tile", type=options.IndexOr("auto"), default="auto", show_default=True, help="Voxels that a tile writes."
+    ),
+    click.option(
+        "--halo",
+        type=options.Halo(),
+        default="auto",
+        show_default=True,
+        metavar="auto|exact|N",
+        help="Voxels that a tile reads around what it writes: measured, the receptive radius, or N.",
+    ),
+    click.option(
+        "--tolerance",
+        type=click.FloatRange(0, min_open=True),
+        metavar="T",
+        help="Seam error that --halo auto accepts; half a step of the stored numbers unless given.",
+    ),
+    click.option(
+        "--store",
+        type=click.Choice(["probability", "argmax", "raw"]),
+        default="probability",
+        show_default=True,
+        help="What tiles keep: probabilities, the likeliest class, or the network's own numbers.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["uint8", "float16"]),
+        default="uint8",
+        show_default=True,
+        help="Of stored probabilities.",
+    ),
+    click.option(
+        "--normalize",
+        type=click.Choice(["volume", "network", "none"]),
+        default="volume",
+        show_default=True,
+        help="Intensities by this volume's own mean and deviation, by those of the training, or as they are.",
+    ),
+    click.option(
+        "--memory",
+        type=options.Memory(),
+        default="8G",
+        show_default=True,
+        metavar="SIZE",
+        help="What one task may use, on the machine or GPU where it will run.",
+    ),
+    click.option(
+        "--blend",
+        type=click.Choice(["none", "gaussian", "linear"]),
+        default="none",
+        show_default=True,
+        help="Add overlapping windows with these weights, for networks whose halo is not exact.",
+    ),
+    click.option(
+        "--window", type=options.IndexOr(), default="96", show_default=True, help="Voxels of a window of --blend."
+    ),
+    click.option(
+        "--overlap",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.5,
+        show_default=True,
+        metavar="F",
+        help="Overlap of neighbouring windows of --blend, as a fraction.",
+    ),
+    options.region,
+    click.option(
+        "--nan",
+        type=click.Choice(["refuse", "zero"]),
+        default="refuse",
+        show_default=True,
+        help="What to do with NaN and infinity in the input.",
+    ),
+    options.device,
+    options.threads,
+)
+
+stitch_options = options.together(
+    click.option(
+        "--as",
+        "kind",
+        type=click.Choice(["mask", "labels", "probability", "raw"]),
+        default="mask",
+        show_default=True,
+        help="Write a mask, numbered objects, probabilities, or the network's own numbers.",
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        metavar="P",
+        help="Probability from which a voxel is foreground.",
+    ),
+    click.option(
+        "--min-size",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="V",
+        help="Leave out objects of fewer voxels.",
+    ),
+    click.option("--split", is_flag=True, help="Cut touching objects apart (watershed of the distance to the border)."),
+    click.option("--objects", metavar="CSV", help="List the objects: centre, volume, mean probability, bounding box."),
+)
+
+
+@click.command(short_help="Plan a run: tiles, halo, cost.")
+@click.argument("volume")
+@click.argument("run")
+@tile_options
+@options.as_json
+def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
+    """Plan the tiles of VOLUME in the new folder RUN, and print what they will cost. Nothing is predicted yet.
+
+    \b
+      medhpc tile brain.tif brain.run --network cells.safetensors
+      medhpc tile brain.tif part.run --network cells.safetensors --region :,:,:330 --halo exact --memory 16G
+    """
+    from medhpc import tiling
+
+    with show.stages() as report:
+        plan = tiling.tile(volume, run, report=report, **settings)
+    if as_json:
+        show.as_json(plan.summary())
+    else:
+        _print_plan(plan.summary())
+
+
+@click.command(short_help="Predict the tiles of a run.")
+@click.argument("run")
+@click.option("--task", metavar="K/N", help="Only share K of N equal shares of the tiles, counted from 1.")
+@click.option("--tiles", metavar="A:B", help="Only tiles A to B - 1, counted from 0.")
+@options.device
+@options.threads
+@options.as_json
+def infer(run: str, task: str | None, tiles: str | None, device: str, threads: int | None, as_json: bool) -> None:
+    """Predict the tiles of RUN that are not done yet; again after a kill, it does what is missing or damaged.
+
+    \b
+      medhpc infer brain.run
+      medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
+    """
+    from medhpc import infer as inference
+
+    with show.bar("infer", "tiles") as progress:
+        result = inference.infer(run, task=task, tiles=tiles, device=device, threads=threads, progress=progress)
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        click.echo(_done(result))
+
+
+@click.command(short_help="Say how far a run is.")
+@click.argument("run")
+@click.option("--verify", is_flag=True, help="Reread every stored tile and compare its digest.")
+@options.as_json
+def status(run: str, verify: bool, as_json: bool) -> None:
+    """Say how far RUN is: tiles done, missing, failed, the rate, and when it will be ready.
+
+    \b
+      medhpc status brain.run --verify
+    """
+    from medhpc import run as runs
+
+    with show.bar("verify", "tiles") as progress:
+        found = runs.status(run, verify=verify, progress=progress)
+    if as_json:
+        show.as_json(found.as_dict())
+    else:
+        show.fields(_progress(found))
+
+
+@click.command(short_help="Put the tiles of a run together.")
+@click.argument("run")
+@click.argument("out")
+@stitch_options
+@options.as_json
+def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
+    """Put the tiles of RUN together and write OUT, in the format of its suffix; refuses while tiles are missing.
+
+    \b
+      medhpc stitch brain.run mask.tif
+      medhpc stitch brain.run cells.ome.zarr --as labels --split --min-size 50 --objects cells.csv
+    """
+    from medhpc import stitch as stitching
+
+    with show.bar("stitch", "slabs") as progress:
+        result = stitching.stitch(run, out, progress=progress, **settings)
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})
+
+
+@click.command(short_help="Tile, infer and stitch in one.")
+@click.argument("volume")
+@click.argument("out")
+@tile_options
+@stitch_options
+@click.option("--run-folder", metavar="RUN", help="Where tiles are kept meanwhile; OUT.run unless given.")
+@click.option("--keep", is_flag=True, help="Keep the run folder when the result is written.")
+@options.as_json
+def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
+    """Tile, infer and stitch in one: from VOLUME to OUT. Killed, it goes on where it was.
+
+    \b
+      medhpc run brain.tif cells.ome.zarr --network cells.safetensors --as labels --split --objects cells.csv
+    """
+    from medhpc import pipeline
+
+    with show.bar("run") as progress:
+        result = pipeline.run(volume, out, progress=progress, **settings)
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})
+
+
+@click.command(short_help="Remove what a finished run no longer needs.")
+@click.argument("run")
+@click.option("--force", is_flag=True, help="Also where no result has been stitched.")
+def clean(run: str, force: bool) -> None:
+    """Remove from RUN what its result no longer needs: stored tiles, copies, scratch. The plan and the ledger stay.
+
+    \b
+      medhpc clean brain.run
+    """
+    from medhpc import run as runs
+
+    click.echo(f"{show.size(runs.clean(run, force=force))} freed in {run}")
+
+
+def _done(result: InferResult) -> str:
+    """One line on what a task did."""
+    text = f"{result.computed} of {result.tiles} tiles computed in {show.duration(result.seconds)}"
+    if result.computed:
+        text += f" ({show.number(result.voxels / result.seconds)} voxels/s)"
+    if result.repaired:
+        text += f", {result.repaired} of them again because their stored bytes were damaged"
+    return text + (f"; {result.skipped} were done before" if result.skipped else "")
+
+
+def _progress(found: Status) -> dict[str, str]:
+    """A run's state as lines."""
+    percent = f" ({100 * found.done / found.total:.0f} %)"
+    lines = {"run": found.run, "tiles": f"{found.total:,}", "done": f"{found.done:,}{percent}"}
+    if found.missing_tiles:
+        lines["missing"] = found.missing_tiles
+    if found.damaged:
+        lines["damaged"] = found.damaged_tiles
+    if found.failed:
+        lines["failed"] = "\n".join((f"{found.failed:,}", *found.errors))
+    if found.tiles_per_second:
+        lines["rate"] = f"{show.number(found.tiles_per_second)} tiles/s"
+    if found.eta_seconds:
+        lines["ready in"] = show.duration(found.eta_seconds)
+    lines["stored"] = show.size(found.stored_bytes)
+    lines["memory"] = f"{show.size(found.peak_memory)} at most, in one process"
+    return lines | {"next": _next_step(found)}
+
+
+def _next_step(found: Status) -> str:
+    if found.cleaned:
+        return "nothing: the tiles were removed by 'medhpc clean'"
+    if found.complete:
+        return f"medhpc stitch {found.run} OUT"
+    return f"medhpc infer {found.run}"

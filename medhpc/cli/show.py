@@ -1,0 +1,101 @@
+"""How results look: aligned text on a terminal and in a pipe, JSON for scripts, progress bars on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import click
+
+Progress: TypeAlias = Callable[[int, int], None]
+Report: TypeAlias = Callable[[str, int, int], None]
+
+BYTES = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def as_json(values: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(values, indent=2))
+
+
+def fields(values: Mapping[str, str], indent: int = 0) -> None:
+    """Print ``name  value`` lines with the values below each other; a value may have several lines."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        first, *rest = value.splitlines() or [""]
+        click.echo(f"{'':{indent}}{name:{width}}  {first}".rstrip())
+        for line in rest:
+            click.echo(f"{'':{indent + width + 2}}{line}")
+
+
+def table(rows: Sequence[Mapping[str, str]], indent: int = 2) -> None:
+    """Print rows below a header; texts to the left, everything that starts with a digit to the right."""
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    numeric = {name: all(row[name][:1].isdigit() or row[name] in "-" for row in rows) for name in rows[0]}
+    for row in ({name: name for name in rows[0]}, *rows):
+        cells = (f"{row[name]:{'>' if numeric[name] else '<'}{width}}" for name, width in widths.items())
+        click.echo((" " * indent + "  ".join(cells)).rstrip())
+
+
+def size(count: float) -> str:
+    """Bytes in the unit in which they are read most easily, powers of 1000."""
+    for unit in BYTES[:-1]:
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} {BYTES[-1]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: ``0.4 s``, ``3 min 20 s``, ``7 h 5 min``, ``3 d 4 h``."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
+
+
+def shape(lengths: Sequence[float]) -> str:
+    """Lengths along z, y and x: ``128 x 320 x 320``."""
+    return " x ".join(f"{length:g}" for length in lengths)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+@contextmanager
+def bar(title: str, unit: str) -> Iterator[Progress | None]:
+    """Progress bar on stderr while the block runs; None, and silence, where stderr is no terminal."""
+    with stages(unit) as report:
+        yield report and (lambda done, total: report(title, done, total))
+
+
+@contextmanager
+def stages(unit: str = "") -> Iterator[Report | None]:
+    """Progress bar as :func:`bar`, for a job of several stages: the title is the stage that is running."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
+    with Bar(*columns, *times, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None, visible=False)
+        yield lambda stage, done, total: shown.update(
+            task, description=stage, completed=done, total=total, visible=True
+        )

@@ -1,0 +1,74 @@
+"""``medhpc train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from medhpc.cli import options, show
+
+
+@click.group()
+def train() -> None:
+    """Train a network from a few annotations."""
+
+
+@train.command()
+@click.argument("files", nargs=-1, required=True, metavar="VOLUME TRUTH [VOLUME TRUTH ...]")
+@click.option("--out", required=True, metavar="NET", help="Network to write (.safetensors); pictures go beside it.")
+@click.option("--depth", type=click.IntRange(1), metavar="D", help="Layers; the paper has 85.")
+@click.option("--width", type=click.IntRange(1), default=1, show_default=True, metavar="W", help="Channels per layer.")
+@click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="UM", help="Radius drawn around points, um.")
+@options.region
+@click.option("--patch", type=options.IndexOr(), help="Voxels per patch; 48,64,64 unless given.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Stop after this time.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Stop after this many steps.")
+@click.option(
+    "--truth",
+    type=click.Choice(["auto", "labels", "points"]),
+    default="auto",
+    show_default=True,
+    help="What a TRUTH volume holds: labels, or single voxels that mark centres.",
+)
+@click.option(
+    "--background",
+    default="all",
+    show_default=True,
+    metavar="all|near|LABEL",
+    help="What counts as background: all the rest, a shell around each point, or the voxels of one label value.",
+)
+@click.option("--ignore", type=int, metavar="LABEL", help="Voxels of this label teach nothing.")
+@click.option("--classes", metavar="NAME=LABELS,...", help="Merge label values into classes: bone=26-50+92-116.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the patches.")
+@options.device
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the computing; weights stay float32.",
+)
+@options.threads
+@options.as_json
+def msd(files: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+    """Train a mixed-scale dense network on pairs of a volume and its annotation.
+
+    TRUTH is a label volume, or points: CSV with columns z,y,x (voxels) or z_um,y_um,x_um, CellCounter XML, or a
+    volume in which single voxels mark the centres. Killed, it resumes from its last checkpoint.
+
+    \b
+      medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 10
+      medhpc train msd ovule.h5:/raw ovule.h5:/label --out nuclei.safetensors --region 0:50,:,:
+    """
+    if len(files) % 2:
+        raise click.UsageError(f"{len(files)} files given; VOLUME and TRUTH come in pairs")
+    from medhpc.train.msd import train_msd
+
+    pairs = list(zip(files[::2], files[1::2], strict=True))
+    with show.bar("train", "steps") as progress:
+        result = train_msd(pairs, progress=progress, **settings)
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})

@@ -1,0 +1,131 @@
+"""The project as others meet it: the wheel, the sbatch templates, the layers."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TEMPLATES = sorted(path.name for path in (ROOT / "slurm_templates").iterdir())
+
+
+def run(*command: str | Path, **options) -> str:
+    found = subprocess.run(command, capture_output=True, text=True, **options)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """Folder of a virtual environment into which the wheel was installed; dependencies come from this one."""
+    folder = tmp_path_factory.mktemp("installed")
+    tools = [sys.executable, "-m"]
+    run(*tools, "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    venv.create(folder / "venv")
+    python = folder / "venv/bin/python"
+    run(*tools, "pip", "--python", python, "install", "--no-deps", "--no-index", *folder.glob("*.whl"))
+    [packages] = (folder / "venv/lib").glob("python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "venv"
+
+
+def test_the_wheel_brings_command_templates_and_licence(installed, tmp_path):
+    version = run(installed / "bin/medhpc", "--version", cwd=tmp_path)
+    code = "import medhpc, pathlib; print(pathlib.Path(medhpc.__file__).parent)"
+    package = Path(run(installed / "bin/python", "-c", code, cwd=tmp_path).strip())
+    assert re.fullmatch(r"medhpc, version \d+\.\d+\.\d+\S*\n", version)
+    assert package.is_relative_to(installed)
+    assert sorted(path.name for path in (package / "slurm_templates").iterdir()) == TEMPLATES
+    assert (package / "py.typed").exists()
+    assert list(package.parent.glob("medhpc-*.dist-info/licenses/LICENSE"))
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".sbatch")])
+def test_templates_are_sound_shell(name):
+    path = ROOT / "slurm_templates" / name
+    run("bash", "-n", path)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert shellcheck, "shellcheck is missing: make dev"
+    run(shellcheck, path)
+
+
+def template(name: str, tmp_path: Path, **variables: str) -> str:
+    """What the template's `medhpc` calls are, with a stand-in that prints its arguments."""
+    fake = tmp_path / "medhpc"
+    fake.write_text('#!/bin/bash\nprintf "[%s]" "$@"; echo\n')
+    fake.chmod(0o755)
+    variables |= {"MEDHPC": str(fake), "PATH": os.environ["PATH"]}
+    return run("bash", ROOT / "slurm_templates" / name, env=variables)
+
+
+def test_infer_template_takes_its_share(tmp_path):
+    text = template("infer_array.sbatch", tmp_path, RUN="/a b/c.run", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="7")
+    assert text == "[infer][/a b/c.run][--task][4/8][--threads][8]\n"
+
+
+def test_stitch_template_lists_objects_of_labels(tmp_path):
+    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="my cells.ome.zarr")
+    assert text.splitlines() == [
+        "[status][a.run]",
+        "[stitch][a.run][my cells.ome.zarr][--as][labels][--split][--objects][my cells.ome.objects.csv]",
+    ]
+    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="p.tif", KIND="probability")
+    assert text.splitlines()[1] == "[stitch][a.run][p.tif][--as][probability]"
+
+
+def test_train_template(tmp_path):
+    text = template(
+        "train.sbatch", tmp_path, VOLUME="a.tif", TRUTH="a.csv", NET="n.safetensors", SLURM_CPUS_PER_TASK="4"
+    )
+    assert text == "[train][msd][a.tif][a.csv][--out][n.safetensors][--minutes][180][--threads][4]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".sbatch")])
+def test_templates_say_what_is_missing(name, tmp_path):
+    found = subprocess.run(
+        ["bash", ROOT / "slurm_templates" / name], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True
+    )
+    assert found.returncode != 0
+    assert "set RUN" in found.stderr or "set VOLUME" in found.stderr
+
+
+def test_every_dependency_says_why():
+    lines = (ROOT / "pyproject.toml").read_text().partition("\ndependencies = [")[2].partition("\n]")[0].splitlines()
+    assert [line for line in lines if line.strip() and "# " not in line] == []
+
+
+def test_constraints_are_plain_and_leave_torch_to_the_site():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+    names = {pin.partition("==")[0].lower() for pin in pins}
+    assert not names & {"torch", "torchvision", "triton"}
+    assert not [name for name in names if name.startswith(("nvidia", "cuda"))]
+
+
+def test_importing_medhpc_is_light():
+    code = "import sys, medhpc, medhpc.geometry, medhpc.errors; print(*sys.modules)"
+    modules = run(sys.executable, "-c", code).split()
+    assert not {"torch", "numpy", "click", "zarr"} & set(modules)
+
+
+def test_every_module_has_its_place_in_the_layers():
+    """Also checked by import-linter in `make lint`; here, so that a new module without a place fails first."""
+    [layers] = [
+        contract["layers"]
+        for contract in PYPROJECT["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    placed = set(re.findall(r"\w+", " ".join(layers)))
+    modules = {
+        path.stem for path in (ROOT / "medhpc").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert modules - {"__init__"} <= placed
