@@ -1,0 +1,165 @@
+"""The MS-D network against a direct transcription of its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medhpc.errors import BadNetwork, NetworkMismatch
+from medhpc.nets import visits
+from medhpc.nets.msd import MSD
+
+torch.set_num_threads(1)
+
+
+def by_definition(network: MSD, x: torch.Tensor) -> torch.Tensor:
+    """Layer by layer, map by map, from all earlier maps, in float64."""
+    convolve = F.conv3d if network.ndim == 3 else F.conv2d
+    mode = "reflect" if network.padding == "reflect" else "constant"
+    maps = x.double()
+    for layer in range(network.depth):
+        made = []
+        for j in range(network.width):
+            s = network.dilations[layer * network.width + j]
+            padded = F.pad(maps, (s,) * (2 * network.ndim), mode=mode)
+            weight = network.weights[layer][j : j + 1].double()
+            made.append(F.relu(convolve(padded, weight, network.biases[layer][j : j + 1].double(), dilation=s)))
+        maps = torch.cat([maps, *made], 1)
+    scores = torch.einsum("oc,nc...->no...", network.head_weight.double(), maps)
+    return scores + network.head_bias.double().view(-1, *(1,) * network.ndim)
+
+
+def lively(network: MSD, seed: int = 0) -> MSD:
+    """The network with biases and a last layer that are not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.2 if p.ndim > 2 else 0.5))
+    return network
+
+
+@st.composite
+def networks(draw):
+    width = draw(st.integers(1, 3))
+    return lively(
+        MSD(
+            in_channels=draw(st.integers(1, 2)),
+            out_channels=draw(st.integers(1, 3)),
+            depth=draw(st.integers(1, 7)),
+            width=width,
+            ndim=draw(st.sampled_from([2, 3])),
+            dilations=draw(st.lists(st.integers(1, 4), min_size=1, max_size=6)),
+            padding=draw(st.sampled_from(["reflect", "zero"])),
+        ),
+        draw(st.integers(0, 5)),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(networks(), st.integers(1, 2), st.tuples(*[st.integers(5, 9)] * 3), st.sampled_from([1, 1 << 13, 1 << 30]))
+def test_inference_and_training_equal_the_definition(network, batch, shape, scratch):
+    x = torch.randn(batch, network.in_channels, *shape[: network.ndim], generator=torch.Generator().manual_seed(1))
+    expected = by_definition(network, x)
+    scale = expected.abs().max() + 1e-6
+    visits.SLAB_BYTES["cpu"], kept = scratch, visits.SLAB_BYTES["cpu"]
+    try:
+        with torch.no_grad():
+            inferred = network(x)
+    finally:
+        visits.SLAB_BYTES["cpu"] = kept
+    trained = network(x)
+    assert inferred.shape == expected.shape
+    assert (inferred - expected).abs().max() / scale < 1e-4
+    assert (trained - expected).abs().max() / scale < 1e-4
+
+
+@settings(max_examples=10, deadline=None)
+@given(networks())
+def test_gradients_equal_the_definition(network):
+    x = torch.randn(1, network.in_channels, *(6,) * network.ndim, generator=torch.Generator().manual_seed(2))
+    parameters = list(network.parameters())
+    ours = torch.autograd.grad(network(x).square().mean(), parameters)
+    theirs = torch.autograd.grad(by_definition(network, x).square().mean(), parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("ndim, count", [(3, 136_552), (2, 45_652)])
+def test_published_sizes(ndim, count):
+    assert MSD(1, 1, depth=100, ndim=ndim).n_parameters == count
+
+
+def test_dilations_follow_the_paper():
+    assert MSD(1, 1, depth=12).dilations == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2)
+    network = MSD(1, 2, depth=4, width=3)
+    assert network.dilations == tuple((i * 3 + j) % 10 + 1 for i in range(4) for j in range(3))
+    assert network.receptive_radius == (3 + 6 + 9 + 10,) * 3
+    assert MSD(1, 1, depth=85).receptive_radius == (455,) * 3
+
+
+def test_initial_weights():
+    network = MSD(2, 3, depth=40)
+    std = (2 / (27 * (2 + 39) + 3)) ** 0.5
+    assert torch.cat([w.flatten() for w in network.weights]).std().item() == pytest.approx(std, rel=0.03)
+    assert not any(p.any() for p in (*network.biases, network.head_weight, network.head_bias))
+
+
+@settings(max_examples=10, deadline=None)
+@given(networks())
+def test_nothing_beyond_the_receptive_radius_matters(network):
+    """Folding at the borders included: reflection only brings voxels nearer than they would be."""
+    radius = network.receptive_radius[0]
+    length = min(2 * radius + 9, 60)
+    x = torch.randn(1, network.in_channels, *(max(5, network.minimum_shape[0]),) * (network.ndim - 1), length)
+    y = x.clone()
+    y[..., 0] += 10
+    with torch.no_grad():
+        moved = (network(x) - network(y)).abs().amax(tuple(range(x.ndim - 1)))
+    assert not moved[radius + 1 :].any()
+
+
+def test_inference_memory_is_one_buffer(monkeypatch):
+    monkeypatch.setitem(visits.SLAB_BYTES, "cpu", 2**20)
+    network = MSD(1, 2, depth=20)
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
+        network(torch.zeros(1, 1, 32, 32, 32))
+    allocated = [event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 2**20]
+    assert len(allocated) == 1
+    assert max(allocated) <= 21 * 32**3 * 4 + 2**16
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"depth": 0}, "depth"),
+        ({"depth": 10**9}, "depth"),
+        ({"depth": 1000, "width": 100}, "maps"),
+        ({"ndim": 4}, "ndim"),
+        ({"padding": "edge"}, "padding"),
+        ({"dilations": []}, "dilations"),
+        ({"dilations": [0]}, "dilations"),
+        ({"in_channels": "1"}, "in_channels"),
+    ],
+)
+def test_impossible_networks_are_refused(options, word):
+    with pytest.raises(BadNetwork, match=word):
+        MSD(**{"in_channels": 1, "out_channels": 1, "depth": 3, **options})
+
+
+@pytest.mark.parametrize(
+    "shape, word", [((1, 1, 8, 8), "axes"), ((1, 2, 12, 12, 12), "channels"), ((1, 1, 10, 20, 20), "thin")]
+)
+def test_inputs_that_do_not_fit_are_refused(shape, word):
+    with pytest.raises(NetworkMismatch, match=word):
+        MSD(1, 1, depth=10)(torch.zeros(shape))
+
+
+def test_thinnest_input_works():
+    network = MSD(1, 1, depth=10)
+    assert network.minimum_shape == (11, 11, 11)
+    assert network(torch.zeros(1, 1, 11, 11, 11)).shape == (1, 1, 11, 11, 11)
+    assert np.isfinite(network.n_flops(2304 * 1280 * 1024))
