@@ -78,11 +78,11 @@ class Box:
         return self.intersection(other) == other
 
     def relative_to(self, origin: Box) -> Box:
-        """This box in the coordinates of an array that holds `origin`."""
+        """The box in the coordinates of an array that holds `origin`."""
         return self.shift(_three(-a for a in origin.start))
 
     def shift(self, by: Index) -> Box:
-        """This box moved by `by` voxels."""
+        """The box moved by `by` voxels."""
         start = _three(a + n for a, n in zip(self.start, by, strict=True))
         return Box(start, _three(b + n for b, n in zip(self.stop, by, strict=True)))
 

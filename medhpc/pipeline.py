@@ -14,7 +14,7 @@ from medhpc.infer import InferResult, infer
 from medhpc.run import Plan, Run
 from medhpc.stitch import StitchResult, stitch
 from medhpc.tiling import tile
-from medhpc.tiling.tile import requested
+from medhpc.tiling.planning import requested
 
 if TYPE_CHECKING:
     import torch

@@ -3,6 +3,6 @@
 An engine hides device, threads and dimensions. It knows nothing of tiles, halos or files.
 """
 
-from medhpc.engine.reference import OutOfMemory, TorchEngine, load
+from medhpc.engine.reference import BlockTooLarge, TorchEngine, load
 
-__all__ = ["OutOfMemory", "TorchEngine", "load"]
+__all__ = ["BlockTooLarge", "TorchEngine", "load"]

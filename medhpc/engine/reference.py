@@ -15,7 +15,7 @@ from medhpc.errors import BadOption, NoDevice
 from medhpc.geometry import Index
 
 
-class OutOfMemory(Exception):
+class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
     """The block does not fit; a caller may try smaller ones."""
 
 
@@ -61,7 +61,7 @@ class TorchEngine:
 
         Raises
         ------
-        OutOfMemory
+        BlockTooLarge
         """
         try:
             with torch.inference_mode():
@@ -69,10 +69,10 @@ class TorchEngine:
                 return _activate(scores, kind).cpu().numpy()
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
-            raise OutOfMemory(str(error)) from error
+            raise BlockTooLarge(str(error)) from error
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                raise OutOfMemory(str(error)) from error
+                raise BlockTooLarge(str(error)) from error
             raise
 
     def measure(self, seconds: float = 3.0) -> Cost:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medhpc.engine import OutOfMemory, TorchEngine
+from medhpc.engine import BlockTooLarge, TorchEngine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, Tile
 from medhpc.run.blocks import normalize
@@ -73,7 +73,7 @@ def _predict_core(engine: TorchEngine, plan: Plan, block: np.ndarray, core: Box)
             values = engine(np.ascontiguousarray(block[(slice(None), *read.slices)]), ENGINE_KIND[plan.stored.kind])
             inner = values[(slice(None), *core.relative_to(read).slices)]
             return encode(inner, plan.stored.kind, plan.stored.dtype)
-        except OutOfMemory:
+        except BlockTooLarge:
             if smallest:
                 raise BadOption(
                     f"a block of {read.shape} voxels does not fit in memory, and cannot be split further; "

@@ -2,6 +2,6 @@
 
 from medhpc.run.folder import Run
 from medhpc.run.plan import Plan
-from medhpc.run.status import Status, clean, status
+from medhpc.run.state import Status, clean, status
 
 __all__ = ["Plan", "Run", "Status", "clean", "status"]
