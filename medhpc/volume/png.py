@@ -1,0 +1,26 @@
+"""PNG: one plane, grey or in colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+
+from medhpc.volume.arrays import ArraySource
+from medhpc.volume.base import Header
+from medhpc.volume.layout import Layout
+
+
+def open_png(path: Path) -> ArraySource:
+    """Decode a PNG file; its rows hang together, so that none can be read by itself."""
+    pixels = imagecodecs.png_decode(path.read_bytes())
+    layout = Layout.named("YXS"[: pixels.ndim], pixels.shape)
+    header = Header(
+        format="PNG",
+        shape=layout.shape,
+        channels=layout.channels,
+        dtype=pixels.dtype,
+        chunks=layout.shape,
+        why_expensive="PNG, decoded whole",
+    )
+    return ArraySource(header, layout, pixels, [path], lambda: None)
