@@ -1,0 +1,171 @@
+"""The demo: the whole main job on a light-sheet volume that it makes itself, with cells whose centres are known.
+
+Trains on one corner, predicts the whole volume in tiles, lists the cells, and judges them on the half that the network
+never saw. Then the same volume once more without tiles, and once without halo: what a seam costs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhpc.demo_data import write_demo
+from medhpc.demo_figure import draw_demo
+from medhpc.evaluate import evaluate
+from medhpc.geometry import Index
+from medhpc.infer import infer
+from medhpc.run import Run
+from medhpc.run.durable import write_durably
+from medhpc.stitch import stitch
+from medhpc.tiling import tile
+from medhpc.train.msd import train_msd
+
+SHAPE = (128, 320, 320)
+CORNER = ":,:160,:160"  # what is trained on
+REST = ":,160:,:"  # what is judged
+TILE = (64, 160, 160)
+RADIUS = 4.0  # micrometres: what a centre is drawn as
+TOLERANCE = 5.0  # micrometres: how far a found centre may be from a true one
+
+Say = Callable[[str], None]
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Where things are, and what was measured."""
+
+    folder: Path
+    picture: Path
+    figures: dict[str, Any]
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    minutes: float = 2.0,
+    shape: Index = SHAPE,
+    say: Say = lambda line: None,
+    report: Report | None = None,
+) -> DemoResult:
+    """Make a volume, train, tile, infer, stitch, evaluate, compare, draw.
+
+    Parameters
+    ----------
+    folder : path
+        Everything is written here; what an earlier demo left is made anew.
+    minutes : float
+        Training time.
+    shape : (z, y, x)
+        Of the volume.
+    say : callable
+        Gets each command as a user would type it, before its work is done.
+    report : callable, optional
+        Gets (stage, done, total).
+
+    Returns
+    -------
+    DemoResult
+        Also written as ``figures.json`` and ``demo.png``.
+    """
+    began = time.monotonic()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = _Steps(folder, say, report)
+    say(f"making a light-sheet volume of {' x '.join(map(str, shape))} voxels with known cells")
+    write_demo(folder, shape=shape)
+    trained = steps.train(minutes)
+    figures = {
+        "training": {"depth": trained.depth, "steps": trained.steps, "minutes": minutes},
+        "tiled": steps.predict("tiled", tile=_fitting(shape), halo="auto"),
+        "whole": steps.predict("whole", tile=shape, halo=0),
+        "without_halo": steps.predict("without_halo", tile=_fitting(shape), halo=0),
+    }
+    for name in ("tiled", "without_halo"):
+        figures[name] |= steps.seam_error(name)
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    write_durably(folder / "figures.json", (json.dumps(figures, indent=1) + "\n").encode())
+    picture = folder / "demo.png"
+    draw_demo(folder, picture, figures)
+    return DemoResult(folder=folder, picture=picture, figures=figures)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of the demo; each says the command that a user would type for it."""
+
+    folder: Path
+    say: Say
+    report: Report | None
+
+    def train(self, minutes: float) -> Any:
+        """A network from the centres in one corner."""
+        volume, centres, network = (self.folder / name for name in ("volume.tif", "centres.csv", "network.safetensors"))
+        self.say(
+            f"$ medhpc train msd {volume} {centres} --out {network} --radius {RADIUS} --region {CORNER} --minutes {minutes}"
+        )
+        return train_msd(
+            [(volume, centres)],
+            network,
+            radius=RADIUS,
+            region=CORNER,
+            minutes=minutes,
+            resume=False,
+            progress=self._bar("train"),
+        )
+
+    def predict(self, name: str, *, tile: Index, halo: str | int) -> dict[str, Any]:
+        """Tile, infer, stitch and evaluate; the figures of one way to predict."""
+        run, labels, cells = (self.folder / f"{name}{suffix}" for suffix in (".run", ".ome.zarr", ".csv"))
+        began = time.monotonic()
+        plan = self._tile(run, tile, halo)
+        self.say(f"$ medhpc infer {run}")
+        infer(run, progress=self._bar("infer"))
+        self.say(f"$ medhpc stitch {run} {labels} --as labels --split --min-size 20 --objects {cells}")
+        stitched = stitch(
+            run, labels, kind="labels", split=True, min_size=20, objects=cells, progress=self._bar("stitch")
+        )
+        self.say(f"$ medhpc evaluate {cells} {self.folder / 'centres.csv'} --tolerance {TOLERANCE} --region {REST}")
+        judged = evaluate(cells, self.folder / "centres.csv", tolerance_um=TOLERANCE, region=REST)
+        found = judged.as_dict()
+        return {
+            "tiles": len(plan.grid),
+            "halo": max(plan.halo.size),
+            "cells": stitched.objects,
+            "precision": found["precision"],
+            "recall": found["recall"],
+            "f1": found["f1"],
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def seam_error(self, name: str) -> dict[str, float]:
+        """How far the tiled prediction is from the un-tiled one, in probability."""
+        tiled, whole = (Run(self.folder / f"{which}.run").shards.array for which in (name, "whole"))
+        largest, flipped = 0.0, 0
+        for z in range(0, whole.shape[1], 32):
+            a, b = tiled[0, z : z + 32], whole[0, z : z + 32]
+            largest = max(largest, float(np.abs(a.astype(np.int16) - b).max()) / 255)
+            flipped += int(np.count_nonzero((a >= 128) != (b >= 128)))
+        return {"max_error": largest, "labels_flipped": flipped / whole[0].size}
+
+    def _tile(self, run: Path, tile_shape: Index, halo: str | int) -> Any:
+        volume, network = self.folder / "volume.tif", self.folder / "network.safetensors"
+        text = ",".join(map(str, tile_shape))
+        self.say(f"$ medhpc tile {volume} {run} --network {network} --tile {text} --halo {halo}")
+        return tile(volume, run, network=network, tile=tile_shape, halo=halo, report=self.report)
+
+    def _bar(self, stage: str) -> Callable[[int, int], None] | None:
+        report = self.report
+        return None if report is None else lambda done, total: report(stage, done, total)
+
+
+def _fitting(shape: Index) -> Index:
+    """The demo's tile, no larger than the volume."""
+    z, y, x = (min(t, n) for t, n in zip(TILE, shape, strict=True))
+    return z, y, x
