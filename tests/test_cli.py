@@ -199,14 +199,14 @@ def test_a_duration_is_near(seconds):
 
 def test_fields_and_tables_are_aligned(capsys):
     show.fields({"shape": "2 x 3", "voxel size": "5 um\n2 um"})
-    show.table([{"halo": "4", "error": "0.1"}, {"halo": "16", "error": "-"}])
+    print(show.table([{"halo": "4", "error": "0.1", "": ""}, {"halo": "16", "error": "-", "": "<- chosen"}]))
     assert capsys.readouterr().out.splitlines() == [
         "shape       2 x 3",
         "voxel size  5 um",
         "            2 um",
-        "  halo  error",
-        "     4    0.1",
-        "    16      -",
+        "halo  error",
+        "   4    0.1",
+        "  16      -  <- chosen",
     ]
 
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import options, show
+from medhpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medhpc.infer import InferResult
-    from medhpc.run import Status
+    from medhpc.run import Plan, Status
+    from medhpc.stitch import StitchResult
 
 tile_options = options.together(
     click.option("--network", required=True, metavar="NET", help="Network: .safetensors, .onnx, or 'identity'."),
@@ -138,10 +142,11 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
 
     with show.stages() as report:
         plan = tiling.tile(volume, run, report=report, **settings)
+    summary = tiling.summarize(plan, run)
     if as_json:
-        show.as_json(plan.summary())
+        show.as_json(summary)
     else:
-        _print_plan(plan.summary())
+        print_plan(summary, next=f"medhpc infer {run}")
 
 
 @click.command(short_help="Predict the tiles of a run.")
@@ -207,7 +212,7 @@ def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json(result.as_dict())
     else:
-        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})
+        show.fields(_stitched(result))
 
 
 @click.command(short_help="Tile, infer and stitch in one.")
@@ -224,14 +229,22 @@ def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
     \b
       medhpc run brain.tif cells.ome.zarr --network cells.safetensors --as labels --split --objects cells.csv
     """
-    from medhpc import pipeline
+    from medhpc import pipeline, tiling
 
-    with show.bar("run") as progress:
-        result = pipeline.run(volume, out, progress=progress, **settings)
+    summary: dict[str, Any] = {}
+
+    def planned(plan: Plan, folder: Path) -> None:
+        summary.update(tiling.summarize(plan, folder))
+        if not as_json:
+            print_plan(summary)
+
+    with show.stages() as report:
+        result = pipeline.run(volume, out, planned=planned, report=report, **settings)
     if as_json:
-        show.as_json(result.as_dict())
+        show.as_json({"plan": summary, "infer": result.infer.as_dict(), "stitch": result.stitch.as_dict()})
     else:
-        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})
+        click.echo(f"\n{_done(result.infer)}\n")
+        show.fields(_stitched(result.stitch))
 
 
 @click.command(short_help="Remove what a finished run no longer needs.")
@@ -258,6 +271,11 @@ def _done(result: InferResult) -> str:
     return text + (f"; {result.skipped} were done before" if result.skipped else "")
 
 
+def _stitched(result: StitchResult) -> dict[str, str]:
+    """What was written, as lines."""
+    return {name.replace("_", " "): str(value) for name, value in result.as_dict().items()}
+
+
 def _progress(found: Status) -> dict[str, str]:
     """A run's state as lines."""
     percent = f" ({100 * found.done / found.total:.0f} %)"
@@ -272,8 +290,9 @@ def _progress(found: Status) -> dict[str, str]:
         lines["rate"] = f"{show.number(found.tiles_per_second)} tiles/s"
     if found.eta_seconds:
         lines["ready in"] = show.duration(found.eta_seconds)
-    lines["stored"] = show.size(found.stored_bytes)
-    lines["memory"] = f"{show.size(found.peak_memory)} at most, in one process"
+    if found.done:
+        lines["stored"] = show.size(found.stored_bytes)
+        lines["memory"] = f"{show.memory(found.peak_memory)} at most, in one process"
     return lines | {"next": _next_step(found)}
 
 

@@ -21,23 +21,22 @@ def as_json(values: Mapping[str, Any]) -> None:
     click.echo(json.dumps(values, indent=2))
 
 
-def fields(values: Mapping[str, str], indent: int = 0) -> None:
+def fields(values: Mapping[str, str]) -> None:
     """Print ``name  value`` lines with the values below each other; a value may have several lines."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         first, *rest = value.splitlines() or [""]
-        click.echo(f"{'':{indent}}{name:{width}}  {first}".rstrip())
-        for line in rest:
-            click.echo(f"{'':{indent + width + 2}}{line}")
+        for title, line in ((name, first), *(("", line) for line in rest)):
+            click.echo(f"{title:{width}}  {line}".rstrip())
 
 
-def table(rows: Sequence[Mapping[str, str]], indent: int = 2) -> None:
-    """Print rows below a header; texts to the left, everything that starts with a digit to the right."""
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    numeric = {name: all(row[name][:1].isdigit() or row[name] in "-" for row in rows) for name in rows[0]}
-    for row in ({name: name for name in rows[0]}, *rows):
-        cells = (f"{row[name]:{'>' if numeric[name] else '<'}{width}}" for name, width in widths.items())
-        click.echo((" " * indent + "  ".join(cells)).rstrip())
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Lines of a table below a header; numbers (and dashes for missing ones) to the right, texts to the left."""
+    lines = [{name: name for name in rows[0]}, *rows]
+    widths = {name: max(len(line[name]) for line in lines) for name in rows[0]}
+    sides = {name: ">" if all(row[name][:1] in "-0123456789" for row in rows) else "<" for name in rows[0]}
+    cells = [[f"{line[name]:{sides[name]}{width}}" for name, width in widths.items()] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
 def size(count: float) -> str:
@@ -47,6 +46,11 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} {BYTES[-1]}"
+
+
+def memory(count: float) -> str:
+    """Bytes of memory, in the powers of 1024 that ``--memory`` and SLURM mean."""
+    return f"{count / 2**30:.3g} GiB"
 
 
 def duration(seconds: float | None) -> str:
@@ -65,14 +69,14 @@ def duration(seconds: float | None) -> str:
 
 def shape(lengths: Sequence[float]) -> str:
     """Lengths along z, y and x: ``128 x 320 x 320``."""
-    return " x ".join(f"{length:g}" for length in lengths)
+    return " x ".join(str(length) if isinstance(length, int) else f"{length:g}" for length in lengths)
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; a dash for what was not measured."""
+    """Whole from a thousand on, else four significant digits; a dash for what was not measured."""
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 @contextmanager
@@ -94,7 +98,8 @@ def stages(unit: str = "") -> Iterator[Report | None]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
-    with Bar(*columns, *times, console=Console(stderr=True), transient=True) as shown:
+    console, together = Console(stderr=True), sys.stdout.isatty()
+    with Bar(*columns, *times, console=console, transient=True, redirect_stdout=together) as shown:
         task = shown.add_task("", total=None, visible=False)
         yield lambda stage, done, total: shown.update(
             task, description=stage, completed=done, total=total, visible=True

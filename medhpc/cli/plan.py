@@ -1,0 +1,96 @@
+"""How a plan is printed: the halo first, because it decides the work, then tiles, time, memory and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from medhpc.cli import show
+
+Summary = Mapping[str, Any]
+
+INTENSITIES = {
+    "volume": "by this volume's own mean and deviation",
+    "network": "by the training's mean and deviation",
+    "none": "as they are",
+}
+
+
+def print_plan(plan: Summary, **more: str) -> None:
+    """Print what :func:`medhpc.tiling.summarize` found, and `more` lines at its end."""
+    show.fields(_what(plan) | _halo(plan) | _cost(plan) | more)
+    if plan["output_bytes"] > plan["free_bytes"]:
+        click.echo("medhpc: warning: the output may not fit on this file system", err=True)
+    if 0 < plan["free_inodes"] < plan["output_files"]:
+        click.echo("medhpc: warning: this file system has too few inodes left", err=True)
+
+
+def _what(plan: Summary) -> dict[str, str]:
+    lines = {"volume": f"{plan['volume']}\n{show.shape(plan['shape'])} voxels"}
+    if plan["copied"]:
+        lines["volume"] += "; boxes of it are expensive to read, so it was copied once to Zarr in the run"
+    if plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
+        lines["region"] = plan["region"]
+    lines["network"] = plan["network"]
+    if plan["classes"]:
+        lines["classes"] = ", ".join(plan["classes"])
+    normalization = plan["normalization"]
+    lines["intensities"] = INTENSITIES[normalization["source"]]
+    if normalization["mean"]:
+        pairs = zip(normalization["mean"], normalization["std"], strict=True)
+        lines["intensities"] += ": " + "; ".join(f"{mean:.5g}, {std:.5g}" for mean, std in pairs)
+    return lines | {"stores": plan["store"]}
+
+
+def _halo(plan: Summary) -> dict[str, str]:
+    if plan["blend"]["mode"] != "none":
+        blend = plan["blend"]
+        return {
+            "blend": f"{blend['mode']}, windows of {show.shape(blend['window'])}, {show.shape(blend['step'])} apart"
+        }
+    lines = [f"{show.shape(plan['halo'])} voxels, {_trust(plan)}"]
+    if plan["max_error"] is not None and plan["halo_how"] != "exact":
+        lines.append(f"largest error measured {plan['max_error']:.2g}, tolerance {plan['tolerance']:.2g}")
+    if plan["note"]:
+        lines.append(plan["note"])
+    if plan["halo_table"]:
+        lines.append(show.table([_row(row, plan) for row in plan["halo_table"]]))
+    return {"halo": "\n".join(lines)}
+
+
+def _trust(plan: Summary) -> str:
+    """How far the halo can be relied on."""
+    samples = f"{plan['halo_samples']} samples against a context of {plan['halo_context']} voxels"
+    return {
+        "exact": "exact: tiled and un-tiled results are equal",
+        "measured": f"an estimate from {samples}",
+        "given": f"as asked; its error is an estimate from {samples}",
+        "unmeasured": "as asked; its error was not measured",
+    }[plan["halo_how"]]
+
+
+def _row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
+    return {
+        "halo": f"{row['halo']}",
+        "max error": f"{row['max_error']:.2g}",
+        "mean error": f"{row['mean_error']:.2g}",
+        "labels flipped": f"{100 * row['flipped']:.2g} %",
+        "work": f"{row['work']:.2f} x",
+        "": "<- chosen" if row["halo"] == max(plan["halo"]) else "",
+    }
+
+
+def _cost(plan: Summary) -> dict[str, str]:
+    splits = "; a tile is computed in parts, to stay within it" if plan["splits"] else ""
+    threads = f", {plan['threads']} threads" if plan["device"] == "cpu" else ""
+    return {
+        "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
+        "work": f"{plan['read_amplification']:.3g} voxels computed for each voxel written",
+        "time": f"about {show.duration(plan['seconds'])} in one task on this machine ({plan['device']}{threads}); "
+        f"{show.duration(plan['seconds_per_tile'])} a tile",
+        "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}{splits}",
+        "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "
+        f"free are {show.size(plan['free_bytes'])} and {plan['free_inodes']:,} inodes",
+    }
