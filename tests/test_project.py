@@ -1,5 +1,6 @@
 """The project as others meet it: the wheel, the sbatch templates, the layers."""
 
+import json
 import os
 import re
 import shutil
@@ -10,10 +11,15 @@ import tomllib
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+
+from medhpc.nets.msd import MSD
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMMANDS = ("info", "train msd", "tile", "infer", "stitch", "evaluate", "run")
 TEMPLATES = sorted(path.name for path in (ROOT / "slurm_templates").iterdir())
 
 
@@ -45,6 +51,8 @@ def test_the_wheel_brings_command_templates_and_licence(installed, tmp_path):
     assert package.is_relative_to(installed)
     assert sorted(path.name for path in (package / "slurm_templates").iterdir()) == TEMPLATES
     assert (package / "py.typed").exists()
+    for name in COMMANDS:
+        run(installed / "bin/medhpc", *name.split(), "--help", cwd=tmp_path)
     assert list(package.parent.glob("medhpc-*.dist-info/licenses/LICENSE"))
 
 
@@ -69,6 +77,28 @@ def template(name: str, tmp_path: Path, **variables: str) -> str:
 def test_infer_template_takes_its_share(tmp_path):
     text = template("infer_array.sbatch", tmp_path, RUN="/a b/c.run", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="7")
     assert text == "[infer][/a b/c.run][--task][4/8][--threads][8]\n"
+
+
+@pytest.mark.slow
+def test_infer_template_fills_a_run_with_the_installed_wheel(installed, tmp_path):
+    volume, folder, network = (str(tmp_path / name) for name in ("volume.tif", "a run", "network.safetensors"))
+    tifffile.imwrite(
+        volume, np.random.default_rng(0).integers(0, 999, (40, 64, 64), np.uint16), metadata={"axes": "ZYX"}
+    )
+    MSD(1, 2, depth=3).save(network)
+    medhpc = str(installed / "bin/medhpc")
+    run(medhpc, "tile", volume, folder, "--network", network, "--tile", "32", "--halo", "exact")
+    environment = os.environ | {
+        "MEDHPC": medhpc,
+        "RUN": folder,
+        "SLURM_ARRAY_TASK_MAX": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+    [template] = installed.glob("lib/python*/site-packages/medhpc/slurm_templates/infer_array.sbatch")
+    for task in "01":
+        run("bash", template, env=environment | {"SLURM_ARRAY_TASK_ID": task})
+    found = json.loads(run(medhpc, "status", folder, "--json"))
+    assert (found["total"], found["done"]) == (8, 8)
 
 
 def test_stitch_template_lists_objects_of_labels(tmp_path):
