@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from medhpc.cli import options, show
+from medhpc.geometry import parse_region
 
 
 @click.command(short_help="Say what a volume is.")
@@ -32,7 +34,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
     if as_json:
         show.as_json(found)
     else:
-        show.fields({name.replace("_", " "): _readable(value) for name, value in found.items()})
+        show.fields(_lines(found))
 
 
 @click.command(short_help="Write a volume in another format.")
@@ -54,16 +56,37 @@ def convert(volume: str, out: str, channel: int | None, level: int, region: str 
     from medhpc import volume as volumes
 
     with volumes.open_volume(volume, channel=channel, level=level) as opened, show.bar("convert", "planes") as progress:
-        volumes.convert(opened, out, region=region, progress=progress, **voxel)
+        box = parse_region(region, opened.shape) if region else None
+        volumes.convert(opened, out, region=box, progress=progress, **voxel)
     click.echo(out)
 
 
-def _readable(value: Any) -> str:
-    """A value of `describe` as text."""
-    if isinstance(value, dict):
-        return "\n".join(f"{name}: {_readable(item)}" for name, item in value.items())
-    if isinstance(value, list):
-        return " x ".join(map(_readable, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "unknown" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _lines(found: Mapping[str, Any]) -> dict[str, str]:
+    """What `describe` found, as a person reads it."""
+    channels = f", {found['channels']} channels" if found["channels"] > 1 else ""
+    lines = {
+        "volume": found["path"],
+        "format": found["format"],
+        "shape": f"{show.shape(found['shape'])} voxels ({found['axes']}){channels}, {show.size(found['bytes'])}",
+        "dtype": found["dtype"],
+        "voxel size": f"{show.shape(found['voxel_size'])} {found['unit']}" if found["voxel_size"] else "unknown",
+        "boxes": "cheap to read" if found["boxes_are_cheap"] else f"expensive to read: {found['why_expensive']}",
+    }
+    if found["chunks"]:
+        lines["boxes"] += f", in chunks of {show.shape(found['chunks'])}"
+    if found["levels"] > 1:
+        lines["levels"] = f"{found['levels']}"
+    return lines | (_statistics(found["statistics"]) if "statistics" in found else {})
+
+
+def _statistics(found: Mapping[str, Any]) -> dict[str, str]:
+    seen = "of all voxels" if found["exact"] else f"of {found['voxels']:,} voxels spread over the volume"
+    moments = zip(found["mean"], found["std"], strict=True)
+    lines = {
+        "values": f"{found['minimum']:g} to {found['maximum']:g}, {seen}",
+        "mean, std": "; ".join(f"{mean:.5g}, {std:.5g}" for mean, std in moments),
+        "percentiles": ", ".join(f"{q} %: {value:g}" for q, value in found["percentiles"].items()),
+    }
+    if found["nonfinite"]:
+        lines["not finite"] = f"the first at {','.join(map(str, found['nonfinite']))}"
+    return lines
