@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medhpc.errors import BadOption, BrokenFile, UnknownFormat, VolumeNotFound
 from medhpc.volume.base import Source, Volume, reading
+from medhpc.volume.convert import convert
+from medhpc.volume.create import create_volume
+from medhpc.volume.describe import describe
 from medhpc.volume.formats import (
     VOLUME_SUFFIXES,
     format_of_file,
@@ -21,8 +25,32 @@ from medhpc.volume.formats import (
     suffix_of,
 )
 from medhpc.volume.statistics import Statistics
+from medhpc.volume.writer import VolumeWriter
 
-__all__ = ["Statistics", "Volume", "is_volume_path", "open_volume"]
+if TYPE_CHECKING:
+    from medhpc.volume.ome_zarr import build_pyramid, create_ome_zarr
+
+__all__ = [
+    "Statistics",
+    "Volume",
+    "VolumeWriter",
+    "build_pyramid",
+    "convert",
+    "create_ome_zarr",
+    "create_volume",
+    "describe",
+    "is_volume_path",
+    "open_volume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pieces of OME-Zarr when they are asked for (PEP 562): they need zarr."""
+    if name in ("build_pyramid", "create_ome_zarr"):
+        from medhpc.volume import ome_zarr
+
+        return getattr(ome_zarr, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0) -> Volume:

@@ -38,12 +38,12 @@ class NiftiSource(ArraySource):
 def open_nifti(path: Path) -> NiftiSource:
     """Open a ``.nii`` or ``.nii.gz`` file."""
     image: Any = nibabel.load(path)
-    header = image.header
+    header: Any = image.header
     if not isinstance(header, Nifti1Header):
         raise NotAVolume(f"{type(image).__name__}, expected NIfTI")
     # nibabel keeps offset, slope and intercept of the file in the proxy of its data, and clears them in the header.
     proxy = image.dataobj
-    stored = header.get_data_dtype()
+    stored: np.dtype[Any] = proxy.dtype
     layout = _layout_of(header)
     rescale = Rescale(float(proxy.slope), float(proxy.inter))
     compressed = path.name.lower().endswith(".gz")
@@ -77,8 +77,10 @@ def _has_time(header: Any) -> bool:
 
 
 def _voxel_size_of(header: Any) -> tuple[VoxelSize | None, str]:
-    """Millimetres, unless the header says otherwise (many leave the unit out)."""
+    """Millimetres, unless the header says otherwise (many leave the unit out); unknown where it says nothing at all."""
     unit = header.get_xyzt_units()[0]
+    if unit == "unknown" and set(header.get_zooms()) == {1} and not header["qform_code"] and not header["sform_code"]:
+        return None, ""
     zooms = [float(str(zoom)) for zoom in header.get_zooms()[:3]]  # 0.35, not the 0.3499999940395355 of its float32
     zooms += [1.0] * (3 - len(zooms))
     return voxel_size_in(zooms[::-1], ["mm" if unit == "unknown" else unit] * 3)

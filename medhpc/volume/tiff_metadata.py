@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from medhpc.volume.units import MICROMETRES, VoxelSize, known_unit, voxel_size_in
+from medhpc.volume.units import VoxelSize, known_unit, voxel_size_in
 
 _TAG_UNITS = {3: "cm"}
 """Units of the resolution tags; pixels per inch (2) say how an image is printed, not how it was taken."""
@@ -57,7 +57,6 @@ def _per_unit(page: tifffile.TiffPage, name: str) -> float:
     return numerator / denominator if denominator else 0.0
 
 
-def resolution(voxel_size: VoxelSize, unit: str, *, per: str) -> tuple[float, float]:
-    """Pixels per `per` along x and y, as the resolution tags want them."""
-    factor = MICROMETRES[per] / MICROMETRES[unit]
-    return factor / voxel_size[2], factor / voxel_size[1]
+def resolution(voxel_size: VoxelSize) -> tuple[float, float]:
+    """Pixels per unit along x and y, as the resolution tags want them."""
+    return 1 / voxel_size[2], 1 / voxel_size[1]

@@ -110,13 +110,19 @@ def _scale(multiscale: dict[str, Any], level: int, ndim: int) -> list[float]:
     return [math.prod(float(scale[axis]) for scale in scales) for axis in range(ndim)]
 
 
+def chunk_file(array: zarr.Array[Any], place: tuple[int, ...]) -> Path:
+    """Name the file that holds a chunk, or a shard where there are shards; empty ones have none."""
+    store = array.store
+    assert isinstance(store, LocalStore)
+    return store.root / array.path / array.metadata.encode_chunk_key(place)
+
+
 def _files(path: Path, array: zarr.Array[Any]) -> list[Path]:
     """Metadata and up to a thousand of the files that hold chunks, evenly spaced over the array."""
-    folder = Path(array.store.root) / array.path  # type: ignore[attr-defined]
     whole = array.shards or array.chunks
     counts = [-(-n // c) for n, c in zip(array.shape, whole, strict=True)]
     total = math.prod(counts)
     looked_at = min(total, _MOST_FILES)
     places = (np.unravel_index(total * i // looked_at, counts) for i in range(looked_at))
-    chunks = [folder / array.metadata.encode_chunk_key(tuple(map(int, place))) for place in places]
-    return [parent / name for parent in dict.fromkeys((path, folder)) for name in _METADATA] + chunks
+    chunks = [chunk_file(array, tuple(map(int, place))) for place in places]
+    return [parent / name for parent in dict.fromkeys((path, path / array.path)) for name in _METADATA] + chunks

@@ -1,0 +1,68 @@
+"""From one format to another, slab by slab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhpc.errors import BadOption
+from medhpc.geometry import Box
+from medhpc.volume.base import Volume
+from medhpc.volume.create import create_volume
+from medhpc.volume.units import VoxelSize
+
+_STEP_BYTES = 2**27
+
+
+def convert(
+    source: Volume,
+    out: str | Path,
+    *,
+    region: Box | None = None,
+    voxel_size: VoxelSize | None = None,
+    unit: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a volume, or a region of it, in the format that the suffix of `out` names.
+
+    Voxel size, unit and (to NIfTI) the affine travel along. Memory is a slab of planes, whatever the size of the
+    volume.
+
+    Parameters
+    ----------
+    region : Box, optional
+        Voxels to take; everything by default.
+    voxel_size : (z, y, x), optional
+        In place of the source's, in `unit` (``um`` unless given).
+    progress : callable, optional
+        Called with planes done and planes in all.
+    """
+    region = region or Box.whole(source.shape)
+    size, unit = (source.voxel_size, source.unit) if voxel_size is None else (voxel_size, unit or "um")
+    if unit not in ("um", "mm") and size is not None:
+        raise BadOption(f"unit '{unit}', expected um or mm")
+    affine = _affine_of(source, region) if voxel_size is None else None
+    channels = source.channels if source.axes == "CZYX" else 0
+    with create_volume(
+        out, region.shape, source.dtype, channels=channels, voxel_size=size, unit=unit, affine=affine
+    ) as writer:
+        planes = region.shape[0]
+        step = writer.slab * max(1, _STEP_BYTES * source.shape[0] // (source.nbytes * writer.slab))
+        for z0 in range(0, planes, step):
+            z1 = min(z0 + step, planes)
+            slab = Box((z0, 0, 0), (z1, *region.shape[1:])).shift(region.start)
+            writer.write(z0, source.read(slab))
+            if progress:
+                progress(z1, planes)
+
+
+def _affine_of(source: Volume, region: Box) -> np.ndarray[Any, Any] | None:
+    """Give the affine of the source, its origin moved to the corner of the region."""
+    if source.affine is None:
+        return None
+    affine = np.array(source.affine)
+    affine[:3, 3] += affine[:3, :3] @ np.array(region.start[::-1])
+    return affine
