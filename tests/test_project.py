@@ -91,7 +91,7 @@ def test_infer_template_fills_a_run_with_the_installed_wheel(installed, tmp_path
     environment = os.environ | {
         "MEDHPC": medhpc,
         "RUN": folder,
-        "SLURM_ARRAY_TASK_MAX": "2",
+        "SLURM_ARRAY_TASK_MAX": "1",
         "SLURM_CPUS_PER_TASK": "1",
     }
     [template] = installed.glob("lib/python*/site-packages/medhpc/slurm_templates/infer_array.sbatch")
