@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medhpc.cli import options, show
+
+if TYPE_CHECKING:
+    from medhpc.train.results import Standing, TrainingResult
 
 
 @click.group()
@@ -17,13 +20,20 @@ def train() -> None:
 @train.command()
 @click.argument("files", nargs=-1, required=True, metavar="VOLUME TRUTH [VOLUME TRUTH ...]")
 @click.option("--out", required=True, metavar="NET", help="Network to write (.safetensors); pictures go beside it.")
-@click.option("--depth", type=click.IntRange(1), metavar="D", help="Layers; the paper has 85.")
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    metavar="D",
+    help="Layers: what this machine trains in the time given, unless said; the paper has 85.",
+)
 @click.option("--width", type=click.IntRange(1), default=1, show_default=True, metavar="W", help="Channels per layer.")
 @click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="UM", help="Radius drawn around points, um.")
 @options.region
 @click.option("--patch", type=options.IndexOr(), help="Voxels per patch; 48,64,64 unless given.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Stop after this time.")
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Stop after this many steps.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Stop after this time; 10 unless given."
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Stop after this many steps instead.")
 @click.option(
     "--truth",
     type=click.Choice(["auto", "labels", "points"]),
@@ -39,8 +49,29 @@ def train() -> None:
     help="What counts as background: all the rest, a shell around each point, or the voxels of one label value.",
 )
 @click.option("--ignore", type=int, metavar="LABEL", help="Voxels of this label teach nothing.")
-@click.option("--classes", metavar="NAME=LABELS,...", help="Merge label values into classes: bone=26-50+92-116.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the weights and the patches.")
+@click.option(
+    "--classes",
+    metavar="NAME=LABELS,...",
+    help="Label values of each class: 'bone=26-50,92-116,liver=5'; one class unless given.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(["volume", "network"]),
+    default="volume",
+    show_default=True,
+    help="Intensities by each volume's own mean and deviation, or by those of all together.",
+)
+@click.option("--ndim", type=click.IntRange(2, 3), help="2 looks at each plane by itself; 3 unless there is one plane.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 0.5),
+    default=0.15,
+    show_default=True,
+    metavar="F",
+    help="Fraction of the region that is held out to judge the network.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the weights and the patches.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
 @options.device
 @click.option(
     "--precision",
@@ -67,8 +98,34 @@ def msd(files: tuple[str, ...], as_json: bool, **settings: Any) -> None:
 
     pairs = list(zip(files[::2], files[1::2], strict=True))
     with show.bar("train", "steps") as progress:
-        result = train_msd(pairs, progress=progress, **settings)
+        result = train_msd(pairs, progress=progress, report=None if as_json else _tell, **settings)
     if as_json:
         show.as_json(result.as_dict())
     else:
-        show.fields({name.replace("_", " "): str(value) for name, value in result.as_dict().items()})
+        show.fields(_lines(result))
+
+
+def _tell(standing: Standing) -> None:
+    """One line after each judgement."""
+    click.echo(str(standing))
+
+
+def _lines(result: TrainingResult) -> dict[str, str]:
+    """What came of a training."""
+    lines = {
+        "network": f"{result.network}\n{_architecture(result)}",
+        "trained": f"{result.steps:,} steps in {show.duration(result.seconds)} ({result.device}, {result.precision})",
+        "pictures": f"{result.curve}",
+    }
+    if result.resumed_at:
+        lines["trained"] += f", the first {result.resumed_at:,} before it was interrupted"
+    if result.slices:
+        judged = f"Dice {result.dice:.3f}, loss {result.validation_loss:.4f} on the held-out slab"
+        lines["best"] = f"step {result.best_step:,}: {judged}"
+        lines["pictures"] += f"\n{result.slices}"
+    return lines
+
+
+def _architecture(result: TrainingResult) -> str:
+    size = f"depth {result.depth}, width {result.width}, {result.parameters:,} parameters"
+    return f"MS-D {result.ndim}D, {size}, receptive radius {result.receptive_radius} voxels"
