@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from medhpc.cli import show
@@ -22,4 +25,15 @@ def demo(folder: str, minutes: float) -> None:
     from medhpc.demo import run_demo
 
     with show.stages() as report:
-        run_demo(folder, minutes=minutes, say=click.echo, report=report)
+        result = run_demo(folder, minutes=minutes, say=click.echo, report=report)
+    figures = result.figures
+    click.echo()
+    click.echo(show.table([_row(name, figures[name]) for name in ("tiled", "whole", "without_halo")]))
+    click.echo(f"\n{result.picture} shows it; {result.folder} holds the files")
+
+
+def _row(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    """One way to predict, and how good it was."""
+    columns = ("tiles", "halo", "cells", "precision", "recall", "f1", "max_error", "labels_flipped")
+    numbers = {column.replace("_", " "): show.number(figures.get(column)) for column in columns}
+    return {"": name.replace("_", " ")} | numbers | {"time": show.duration(figures["seconds"])}

@@ -84,7 +84,7 @@ def _row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 
 def _cost(plan: Summary) -> dict[str, str]:
     splits = "; a tile is computed in parts, to stay within it" if plan["splits"] else ""
-    threads = f", {plan['threads']} threads" if plan["device"] == "cpu" else ""
+    threads = f", threads: {plan['threads']}" if plan["device"] == "cpu" else ""
     return {
         "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
         "work": f"{plan['read_amplification']:.3g} voxels computed for each voxel written",

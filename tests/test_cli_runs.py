@@ -1,0 +1,149 @@
+"""The commands of a run, from plan to clean-up, as a user types them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from medhpc.cli import main
+from medhpc.cli.plan import print_plan
+from medhpc.nets.msd import MSD
+
+SHAPE = (40, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a volume and a network."""
+    folder = tmp_path_factory.mktemp("cli")
+    voxels = np.random.default_rng(0).integers(0, 999, SHAPE, np.uint16)
+    tifffile.imwrite(folder / "volume.tif", voxels, imagej=True, metadata={"axes": "ZYX"})
+    MSD(1, 2, depth=3).save(folder / "network.safetensors")
+    return folder
+
+
+@pytest.fixture
+def medhpc(folder, monkeypatch, capsys):
+    """Type a command in that folder; gives the exit code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+
+    def type_in(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        return end.value.code, *capsys.readouterr()
+
+    return type_in
+
+
+TILE = ("--network", "network.safetensors", "--tile", "32", "--threads", "1")
+
+
+def test_a_run_from_plan_to_clean_up(medhpc):
+    code, out, err = medhpc("tile", "volume.tif", "a.run", *TILE)
+    assert (code, err) == (0, "")
+    assert "labels flipped" in out and out.endswith("next         medhpc infer a.run\n")
+
+    assert "8 of 8 tiles computed" in medhpc("infer", "a.run", "--threads", "1")[1]
+    assert "0 of 8 tiles computed" in medhpc("infer", "a.run", "--threads", "1")[1]
+    code, out, _ = medhpc("status", "a.run", "--verify")
+    assert code == 0 and "8 (100 %)" in out and "medhpc stitch a.run OUT" in out
+
+    code, out, err = medhpc("stitch", "a.run", "cells.ome.zarr", "--as", "labels", "--objects", "cells.csv")
+    assert (code, err) == (0, "")
+    assert (Path("cells.ome.zarr") / "zarr.json").exists() and Path("cells.csv").exists()
+    code, out, err = medhpc("clean", "a.run")
+    assert code == 0 and out.endswith("freed in a.run\n")
+
+
+def test_json_of_every_step(medhpc):
+    steps = (
+        ("tile", "volume.tif", "b.run", *TILE, "--halo", "exact"),
+        ("infer", "b.run", "--task", "1/2"),
+        ("status", "b.run"),
+        ("infer", "b.run", "--tiles", "4:"),
+        ("stitch", "b.run", "mask.tif"),
+    )
+    found = [json.loads(medhpc(*step, "--json")[1]) for step in steps]
+    plan, half, status, rest, _ = found
+    assert (plan["tiles"], plan["halo_how"], plan["halo"]) == (8, "exact", [6, 6, 6])
+    assert (half["computed"], status["done"], status["complete"], rest["computed"]) == (4, 4, False, 4)
+
+
+def test_everything_at_once(medhpc):
+    code, out, err = medhpc("run", "volume.tif", "at_once.tif", *TILE, "--as", "probability")
+    assert (code, err) == (0, "")
+    assert out.index("halo") < out.index("8 of 8 tiles computed") < out.index("at_once.tif")
+    assert tifffile.imread("at_once.tif").shape == SHAPE
+    assert not Path("at_once.tif.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("tile", "none.tif", "c.run", *TILE), "none.tif"),
+        (("tile", "volume.tif", "c.run", "--network", "none.safetensors"), "none.safetensors"),
+        (("tile", "volume.tif", "c.run", *TILE, "--region", "0:50,:,:"), "leaves the volume"),
+        (
+            ("tile", "volume.tif", "c.run", "--network", "network.safetensors", "--tile", "128"),
+            "larger than the volume",
+        ),
+        (("infer", "none.run"), "none.run"),
+        (("status", "."), "medhpc tile"),
+        (("convert", "volume.tif", "out.docx"), ".docx"),
+    ],
+)
+def test_bad_input_is_one_line(medhpc, words, message):
+    code, out, err = medhpc(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("medhpc: error: ") and message in err and err.count("\n") == 1
+
+
+PLAN = {
+    "volume": "/data/brain.tif",
+    "shape": (1024, 1280, 2304),
+    "region": "0:1024,0:1280,0:330",
+    "copied": True,
+    "network": "/data/cells.safetensors",
+    "classes": ("background", "cell"),
+    "normalization": {"source": "volume", "mean": (312.41,), "std": (55.123,)},
+    "store": "probability (uint8)",
+    "blend": {"mode": "none"},
+    "tile": (256, 256, 384),
+    "shard": (128, 128, 128),
+    "tiles": 20,
+    "halo": (16, 16, 16),
+    "halo_how": "measured",
+    "max_error": 0.000812,
+    "tolerance": 1 / 510,
+    "halo_samples": 6,
+    "halo_context": 64,
+    "halo_table": [
+        {"halo": 8, "max_error": 0.0123, "mean_error": 0.0004, "flipped": 0.0011, "work": 1.19},
+        {"halo": 16, "max_error": 0.000812, "mean_error": 0.00003, "flipped": 0.0, "work": 1.4},
+    ],
+    "note": "",
+    "read_amplification": 1.404,
+    "seconds": 12000.0,
+    "seconds_per_tile": 600.0,
+    "device": "cpu",
+    "threads": 2,
+    "memory_bytes": 5 * 2**30,
+    "memory_limit_bytes": 8 * 2**30,
+    "splits": False,
+    "output_bytes": 432537600,
+    "output_files": 240,
+    "free_bytes": 400e6,
+    "free_inodes": 100,
+}
+
+
+def test_the_plan_on_paper(capsys):
+    print_plan(PLAN)
+    out, err = capsys.readouterr()
+    assert out == (Path(__file__).parent / "golden" / "plan.txt").read_text()
+    assert err.splitlines() == [
+        "medhpc: warning: the output may not fit on this file system",
+        "medhpc: warning: this file system has too few inodes left",
+    ]
