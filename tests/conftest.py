@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,15 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no real images here (set MEDHPC_SHARED_DATA)")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def quick_measure() -> Iterator[None]:
+    """Let `tile` believe in a cost instead of measuring the network: that takes a second a plan."""
+    from medhpc.engine import TorchEngine
+    from medhpc.engine.reference import Cost
+
+    with pytest.MonkeyPatch.context() as patch:
+        cost = Cost(seconds_per_voxel=1e-6, bytes_per_voxel=100.0)
+        patch.setattr(TorchEngine, "measure", lambda *_: cost)
+        yield

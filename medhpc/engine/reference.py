@@ -75,16 +75,19 @@ class TorchEngine:
                 raise BlockTooLarge(str(error)) from error
             raise
 
-    def measure(self, seconds: float = 3.0) -> Cost:
-        """Time and memory per voxel, from blocks of zeros as large as can be computed in about `seconds`."""
+    def measure(self, channels: int, seconds: float = 3.0) -> Cost:
+        """Time and memory per voxel of a volume of so many channels.
+
+        Measured on blocks of zeros as large as can be computed in about `seconds`.
+        """
         small = self._probe_shape(32)
-        self._probe(small)  # first call: libraries load, kernels are chosen
-        took, _ = self._probe(small)
+        self._probe(channels, small)  # first call: libraries load, kernels are chosen
+        took, _ = self._probe(channels, small)
         for edge in (96, 64, 48, 32):
             large = self._probe_shape(edge)
             if took * math.prod(large) / math.prod(small) < seconds:
                 break
-        took, peak = self._probe(large)
+        took, peak = self._probe(channels, large)
         voxels = math.prod(large)
         return Cost(seconds_per_voxel=took / voxels, bytes_per_voxel=peak / voxels)
 
@@ -100,9 +103,9 @@ class TorchEngine:
         z, y, x = (max(edge, n) for n in least)
         return (1, 4 * y, 4 * x) if self.network.ndim == 2 else (z, y, x)
 
-    def _probe(self, shape: Index) -> tuple[float, int]:
+    def _probe(self, channels: int, shape: Index) -> tuple[float, int]:
         """Seconds and bytes of one block."""
-        block = np.zeros((self.network.in_channels, *shape), np.float32)
+        block = np.zeros((channels, *shape), np.float32)
         with peak_growth(self.device) as growth:
             began = time.perf_counter()
             self(block, "raw")

@@ -51,7 +51,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            text = (self.folder / "plan.json").read_text()
+            text = (self.folder / "plan.json").read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise NotARun(
                 f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'"
@@ -177,9 +177,10 @@ def prepare_folder(folder: Path) -> None:
         The folder holds a plan, or anything that is not medhpc's.
     """
     with room_and_rights(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not folder.is_dir():
-            raise RunNotEmpty(f"{folder} is a file; name a folder for the run")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunNotEmpty(f"{error.filename} is a file; name a folder for the run") from None
         found = sorted(path.name for path in folder.iterdir())
     if "plan.json" in found:
         raise RunNotEmpty(f"{folder} is planned already; go on with 'medhpc infer {folder}', or name a new folder")

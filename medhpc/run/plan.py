@@ -164,7 +164,7 @@ class Plan:
         return json.dumps({"version": VERSION, "digest": self.digest, "plan": asdict(self)}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str | bytes) -> Plan:
         """Read ``plan.json``.
 
         Raises

@@ -84,7 +84,8 @@ class Shards:
     def array(self) -> Any:
         """The open zarr array, axes (channels, z, y, x)."""
         if self._array is None:
-            self._array = zarr.open_array(self._store, mode="r+", config={"write_empty_chunks": True})
+            with zarr.config.set({"array.write_empty_chunks": True}):  # `open_array` passes over its own `config`
+                self._array = zarr.open_array(self._store, mode="r+")
         return self._array
 
     def paths(self, write: Box) -> list[Path]:

@@ -166,7 +166,7 @@ class _Planner:
 
     def cost(self, memory: int, stored: Stored) -> Cost:
         """Measure the network, and say how many voxels at once fit in the memory."""
-        measured = self.engine.measure()
+        measured = self.engine.measure(self.volume.channels)
         itemsize = self.volume.dtype.itemsize
         return Cost(
             seconds_per_voxel=measured.seconds_per_voxel,
