@@ -7,6 +7,7 @@ never saw. Then the same volume once more without tiles, and once without halo: 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ CORNER = ":,:160,:160"  # what is trained on
 REST = ":,160:,:"  # what is judged
 TILE = (64, 160, 160)
 RADIUS = 4.0  # micrometres: what a centre is drawn as
+MIN_SIZE = 20  # voxels: smaller objects are specks
 TOLERANCE = 5.0  # micrometres: how far a found centre may be from a true one
 
 Say = Callable[[str], None]
@@ -107,9 +109,8 @@ class _Steps:
     def train(self, minutes: float) -> Any:
         """A network from the centres in one corner."""
         volume, centres, network = (self.folder / name for name in ("volume.tif", "centres.csv", "network.safetensors"))
-        self.say(
-            f"$ medhpc train msd {volume} {centres} --out {network} --radius {RADIUS} --region {CORNER} --minutes {minutes}"
-        )
+        options = f"--radius {RADIUS} --region {CORNER} --minutes {minutes}"
+        self.say(f"$ medhpc train msd {volume} {centres} --out {network} {options}")
         return train_msd(
             [(volume, centres)],
             network,
@@ -123,14 +124,15 @@ class _Steps:
     def predict(self, name: str, *, tile: Index, halo: str | int) -> dict[str, Any]:
         """Tile, infer, stitch and evaluate; the figures of one way to predict."""
         run, labels, cells = (self.folder / f"{name}{suffix}" for suffix in (".run", ".ome.zarr", ".csv"))
+        if run.exists():
+            shutil.rmtree(run)
         began = time.monotonic()
         plan = self._tile(run, tile, halo)
         self.say(f"$ medhpc infer {run}")
         infer(run, progress=self._bar("infer"))
-        self.say(f"$ medhpc stitch {run} {labels} --as labels --split --min-size 20 --objects {cells}")
-        stitched = stitch(
-            run, labels, kind="labels", split=True, min_size=20, objects=cells, progress=self._bar("stitch")
-        )
+        self.say(f"$ medhpc stitch {run} {labels} --as labels --split --min-size {MIN_SIZE} --objects {cells}")
+        bar = self._bar("stitch")
+        stitched = stitch(run, labels, kind="labels", split=True, min_size=MIN_SIZE, objects=cells, progress=bar)
         self.say(f"$ medhpc evaluate {cells} {self.folder / 'centres.csv'} --tolerance {TOLERANCE} --region {REST}")
         judged = evaluate(cells, self.folder / "centres.csv", tolerance_um=TOLERANCE, region=REST)
         found = judged.as_dict()
