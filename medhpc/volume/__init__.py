@@ -16,8 +16,8 @@ from medhpc.volume.create import create_volume
 from medhpc.volume.describe import describe
 from medhpc.volume.formats import (
     VOLUME_SUFFIXES,
+    dicom_files,
     format_of_file,
-    is_dicom,
     is_pattern,
     is_zarr,
     planes_in,
@@ -114,8 +114,7 @@ def _open_folder(folder: Path, level: int) -> Source:
         raise BrokenFile(f"{folder}: no Zarr metadata (zarr.json, .zarray or .zgroup) in it")
     if planes := planes_in(folder):
         return _open_planes(_without_pyramid(planes, level))
-    slices = sorted(file for file in folder.iterdir() if not file.name.startswith(".") and is_dicom(file))
-    if slices:
+    if slices := dicom_files(folder):
         return _open_dicom(_without_pyramid(slices, level))
     raise UnknownFormat(f"{folder}: a folder without planes (.tif, .png), DICOM slices or Zarr metadata")
 

@@ -227,6 +227,8 @@ def writing(path: str | Path) -> Iterator[None]:
     """Turn a full disk or a missing permission while `path` is written into one line."""
     try:
         yield
+    except MedhpcError as error:
+        raise _naming(path, error) from error.__cause__
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise DiskFull(f"{path}: no room (or quota) left on its file system; make room and run it again") from error
@@ -240,7 +242,7 @@ def writing(path: str | Path) -> Iterator[None]:
 def _naming(path: str | Path, error: MedhpcError | MemoryError) -> MedhpcError | MemoryError:
     """Let the message begin with a path."""
     file, _ = split_dataset(str(path))
-    known = isinstance(error, MemoryError) or str(file) in str(error)
+    known = isinstance(error, MemoryError) or str(error).startswith(str(file))
     return error if known else type(error)(f"{path}: {error}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
+from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import pixel_array
@@ -20,7 +20,7 @@ from medhpc.volume.rescale import Rescale
 from medhpc.volume.units import voxel_size_in
 
 # Files in use break the standard in ways that do not matter here; they need no warning each.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+config.settings.reading_validation_mode = config.IGNORE
 
 _TAGS = [
     "SeriesInstanceUID",
@@ -115,14 +115,18 @@ def _stored_pixels(one: Slice) -> np.ndarray[Any, Any]:
 
 
 def _one_series(files: list[Path]) -> list[tuple[Path, Dataset]]:
-    """Headers of the slices; files without an image (DICOMDIR, reports) are left out."""
-    series = defaultdict(list)
-    for path in files:
-        tags = _tags_of(path)
-        if "Rows" in tags:
-            series[str(tags.get("SeriesInstanceUID", ""))].append((path, tags))
-    if not series:
+    """Headers of the slices; files of another kind (DICOMDIR, reports) are left out."""
+    read = [(path, _tags_of(path)) for path in files]
+    images = [(path, tags) for path, tags in read if "Rows" in tags]
+    if not images:
         raise NotAVolume(f"{files[0].parent}: DICOM files without an image")
+    kinds = {_storage_class(tags) for _, tags in images}
+    for path, tags in read:
+        if "Rows" not in tags and _storage_class(tags) in {*kinds, ""}:
+            raise BrokenFile(f"{path}: a DICOM image cut short in its header; copy it again")
+    series = defaultdict(list)
+    for path, tags in images:
+        series[str(tags.get("SeriesInstanceUID", ""))].append((path, tags))
     if len(series) > 1:
         raise SeveralSeries(
             f"{files[0].parent}: {len(series)} DICOM series, expected one; move each to a folder of its own: "
@@ -133,9 +137,14 @@ def _one_series(files: list[Path]) -> list[tuple[Path, Dataset]]:
 
 def _tags_of(path: Path) -> Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
     except InvalidDicomError as error:
         raise BrokenFile(f"{path}: truncated or no DICOM file") from error
+
+
+def _storage_class(tags: Dataset) -> str:
+    """What kind of object the file says it is."""
+    return str(tags.file_meta.get("MediaStorageSOPClassUID", ""))
 
 
 def _describe(series: list[tuple[Path, Dataset]]) -> str:

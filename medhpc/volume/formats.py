@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medhpc.errors import BrokenFile
+
 PLANE_SUFFIXES = (".tif", ".tiff", ".png")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
@@ -40,9 +42,26 @@ def planes_in(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if p.suffix.lower() in PLANE_SUFFIXES and not p.name.startswith(".")]
 
 
-def is_dicom(file: Path) -> bool:
-    """Whether the file begins as DICOM files do."""
-    return file.is_file() and _begin(file)[128:132] == b"DICM"
+def dicom_files(folder: Path) -> list[Path]:
+    """DICOM files in a folder, whatever their names.
+
+    Raises
+    ------
+    BrokenFile
+        Beside them there is a file that is named like a slice, but ends before it could be one.
+    """
+    slices, stumps = [], []
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        begin = _begin(file)
+        if begin[128:132] == b"DICM":
+            slices.append(file)
+        elif len(begin) < 132 and re.fullmatch(r"(\.dcm|\.ima|\.\d+|)", file.suffix.lower()):
+            stumps.append(file)
+    if slices and stumps:
+        raise BrokenFile(f"{stumps[0]}: empty or cut short, beside DICOM slices; copy it again or remove it")
+    return slices
 
 
 def suffix_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -22,11 +23,10 @@ def open_hdf5(path: Path, name: str) -> ArraySource:
 
     The file is opened without a lock, which parallel file systems often cannot give.
     """
-    file = h5py.File(path, "r", locking=False)
-    try:
+    with ExitStack() as files:
+        file = files.enter_context(h5py.File(path, "r", locking=False))
         dataset = _dataset(file, path, name)
         layout = _layout_of(dataset)
-        chunks = dataset.chunks and layout.spatial(dataset.chunks, missing=1)
         large = dataset.chunks and np.prod(dataset.chunks) * dataset.dtype.itemsize > _LARGE_CHUNK
         voxel_size, unit = voxel_size_in(_element_size(dataset), ["um"] * 3)
         header = Header(
@@ -36,13 +36,10 @@ def open_hdf5(path: Path, name: str) -> ArraySource:
             dtype=dataset.dtype,
             voxel_size=voxel_size,
             unit=unit,
-            chunks=chunks,
+            chunks=dataset.chunks and layout.spatial(dataset.chunks, missing=1),
             why_expensive=f"chunks of {dataset.chunks}, each decoded whole" if large else "",
         )
-    except BaseException:
-        file.close()
-        raise
-    return ArraySource(header, layout, dataset, [path], file.close)
+        return ArraySource(header, layout, dataset, [path], files.pop_all().close)
 
 
 def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
@@ -51,11 +48,11 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
         found = file.get(name)
         if isinstance(found, h5py.Dataset):
             return found
-        raise VolumeNotFound(f"{path}: no dataset '{name}', it has {_list(names)}")
+        raise VolumeNotFound(f"no dataset '{name}', it has {_list(names)}")
     if not names:
-        raise NotAVolume(f"{path}: no dataset of two or more axes in it")
+        raise NotAVolume("no dataset of two or more axes in it")
     if len(names) > 1:
-        raise NotAVolume(f"{path}: {len(names)} datasets, name one as in '{path}:{names[0]}': {_list(names)}")
+        raise NotAVolume(f"{len(names)} datasets, name one as in '{path}:{names[0]}': {_list(names)}")
     return file[names[0]]
 
 

@@ -19,7 +19,9 @@ MOST_VOXELS = 2**26
 """Volumes up to this size are looked at whole."""
 
 _BLOCK = 2**22  # voxels held at once
-_BOX = 64  # voxels along each axis of a sampled box
+_BOX = 64  # voxels along each axis of a sampled box, less where there would be too few of them
+_FEW = 125  # boxes
+_STEPS = tuple(1.2207440846057596**-n for n in (1, 2, 3))  # powers of the root of x^4 = x + 1
 _KEPT = 2**22  # floats kept for their percentiles
 
 
@@ -85,31 +87,27 @@ def _all_blocks(volume: Volume) -> Iterable[Box]:
 
 
 def _sampled_boxes(volume: Volume, budget: int) -> list[Box]:
+    """Cells of a grid, spread evenly; whole planes where boxes are expensive."""
     if not volume.boxes_are_cheap:
-        return _spread(volume.shape, (1, *volume.shape[1:]), (1, 1, 1), budget)
-    chunks = volume.chunks or (1, 1, 1)
-    rounded = (-(-_BOX // c) * c for c in chunks)
-    z, y, x = (min(n, length) for n, length in zip(rounded, volume.shape, strict=True))
-    return _spread(volume.shape, (z, y, x), chunks, budget)
+        return _spread(volume.shape, (1, *volume.shape[1:]), budget)
+    side = min(_BOX, max(_BOX // 4, 2 ** int(math.log2(budget / _FEW) / 3)))
+    z, y, x = (min(-(-side // c) * c, n) for c, n in zip(volume.chunks or (1, 1, 1), volume.shape, strict=True))
+    return _spread(volume.shape, (z, y, x), budget)
 
 
-def _spread(shape: Index, box: Index, chunks: Index, budget: int) -> list[Box]:
-    """Boxes of one shape at evenly spaced places, at most `budget` voxels, starting at chunk borders."""
-    fitting = [length / n for length, n in zip(shape, box, strict=True)]
-    share = min(1.0, budget / math.prod(box) / math.prod(fitting)) ** (1 / sum(n > 1 for n in fitting))
-    starts = [
-        _even_starts(length, n, chunk, max(1, int(many * share)))
-        for length, n, chunk, many in zip(shape, box, chunks, fitting, strict=True)
-    ]
-    places = ((z, y, x) for z in starts[0] for y in starts[1] for x in starts[2])
-    return [Box((0, 0, 0), box).shift(place).intersection(Box.whole(shape)) for place in places]
+def _spread(shape: Index, cell: Index, budget: int) -> list[Box]:
+    """Cells of one shape, at most `budget` voxels but one cell at least, at the points of a sequence that fills space.
 
-
-def _even_starts(length: int, box: int, chunk: int, count: int) -> list[int]:
-    """First voxels of `count` intervals from one end to the other; one alone lies in the middle."""
-    last = length - box
-    even = [last * i // (count - 1) for i in range(count)] if count > 1 else [last // 2]
-    return sorted({start // chunk * chunk for start in even})
+    The additive recurrence of Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018): each axis is
+    covered about evenly, however few cells there are.
+    """
+    grid = Grid(shape, cell, (0, 0, 0), Box.whole(shape))
+    _, rows, columns = grid.counts
+    indices = set()
+    for n in range(max(1, budget // math.prod(cell))):
+        z, y, x = (int((0.5 + n * step) % 1 * count) for step, count in zip(_STEPS, grid.counts, strict=True))
+        indices.add((z * rows + y) * columns + x)
+    return [grid[index].write for index in sorted(indices)]
 
 
 def _first_nonfinite(block: np.ndarray[Any, Any], box: Box) -> Index | None:

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +40,38 @@ def open_tiff(path: Path, *, level: int = 0, one_plane: bool = False) -> ArraySo
         The file is one plane of a folder, even if its OME metadata speak of the other files.
     """
     check_directories(path)
-    tif = tifffile.TiffFile(path, is_ome=False if one_plane else None)
-    series = _image_of(tif, path)
-    if not 0 <= level < len(series.levels):
-        tif.close()
-        raise BadOption(f"{path}: level {level}, expected 0 to {len(series.levels) - 1}")
-    image = series.levels[level]
-    layout = _layout_of(image)
-    array, chunks, why_expensive = _array_of(path, tif, image, layout)
-    voxel_size, unit = voxel_size_of(tif, series, layout.shape)
-    header = Header(
-        format=_format_of(tif, series),
-        shape=layout.shape,
-        channels=layout.channels,
-        dtype=np.dtype(image.keyframe.dtype),
-        voxel_size=_at_level(voxel_size, series, image),
-        unit=unit,
-        chunks=chunks,
-        why_expensive=why_expensive,
-        levels=len(series.levels),
-    )
-    if isinstance(array, RawPlanes):
-        tif.close()
-    return ArraySource(header, layout, array, [path], array.close)
+    with ExitStack() as files:
+        tif = files.enter_context(tifffile.TiffFile(path, is_ome=False if one_plane else None))
+        series = _image_of(tif)
+        if not 0 <= level < len(series.levels):
+            raise BadOption(f"level {level}, expected 0 to {len(series.levels) - 1}")
+        image = series.levels[level]
+        layout = _layout_of(image)
+        array, chunks, why_expensive = _array_of(path, tif, image, layout)
+        files.callback(array.close)
+        voxel_size, unit = voxel_size_of(tif, series, layout.shape)
+        header = Header(
+            format=_format_of(tif, series),
+            shape=layout.shape,
+            channels=layout.channels,
+            dtype=np.dtype(image.keyframe.dtype),
+            voxel_size=_at_level(voxel_size, series, image),
+            unit=unit,
+            chunks=chunks,
+            why_expensive=why_expensive,
+            levels=len(series.levels),
+        )
+        return ArraySource(header, layout, array, [path], files.pop_all().close)
 
 
-def _image_of(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+def _image_of(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     if not tif.series:
-        raise BrokenFile(f"{path}: a TIFF without an image")
+        raise BrokenFile("a TIFF without an image")
     series = tif.series[0]
     if series.is_multifile:
-        raise NotAVolume(f"{path}: an OME-TIFF spread over several files; give the folder that holds them")
+        raise NotAVolume("an OME-TIFF spread over several files; give the folder that holds them")
     if series.keyframe.dtype is None:
-        raise NotAVolume(f"{path}: {series.keyframe.bitspersample} bit samples, expected 8, 16, 32 or 64")
+        raise NotAVolume(f"{series.keyframe.bitspersample} bit samples, expected 8, 16, 32 or 64")
     return series
 
 
@@ -111,8 +111,8 @@ def _array_of(
         _check_length(path, offset(math.prod(layout.stored[:-3]) - 1), layout, dtype)
         return RawPlanes(path, layout.stored, dtype, offset), None, ""
     if not page.is_tiled and page.imagedepth > 1:
-        raise NotAVolume(f"{path}: compressed strips of volumetric pages; save it as ordinary pages")
-    segments = Segments(path, tif, image, layout.stored)
+        raise NotAVolume("compressed strips of volumetric pages; save it as ordinary pages")
+    segments = Segments(path, image, layout.stored)
     chunks = (
         (page.tiledepth, page.tilelength, page.tilewidth) if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
     )
@@ -134,7 +134,7 @@ def _page_offsets(image: tifffile.TiffPageSeries, layout: Layout, dtype: np.dtyp
 def _check_length(path: Path, last: int, layout: Layout, dtype: np.dtype[Any]) -> None:
     needed = last + math.prod(layout.stored[-3:]) * dtype.itemsize
     if (got := path.stat().st_size) < needed:
-        raise BrokenFile(f"{path}: cut short: {got} bytes, expected at least {needed}; copy it again")
+        raise BrokenFile(f"cut short: {got} bytes, expected at least {needed}; copy it again")
 
 
 def _page(image: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPage | tifffile.TiffFrame:
@@ -161,11 +161,9 @@ class Segments:
     Pages have five axes: sample plane, depth, row, column, sample.
     """
 
-    def __init__(
-        self, path: Path, tif: tifffile.TiffFile, image: tifffile.TiffPageSeries, shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, path: Path, image: tifffile.TiffPageSeries, shape: tuple[int, ...]) -> None:
         page = image.keyframe
-        self._tif, self._image, self._page = tif, image, page
+        self._image, self._page = image, page
         self._shape = shape
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the volume is)
         self._lock = threading.Lock()
@@ -175,7 +173,6 @@ class Segments:
 
     def close(self) -> None:
         """Close the file."""
-        self._tif.close()
         self._file.close()
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray[Any, Any]:

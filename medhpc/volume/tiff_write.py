@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from medhpc.errors import BadOption
 from medhpc.volume.tiff_metadata import resolution
 from medhpc.volume.writer import Specification
 
@@ -49,6 +50,8 @@ def _create(path: Path, specification: Specification) -> int:
     """Write a file of zeros (no bytes of the disk are used yet) and return where its voxels begin."""
     bytes_needed = specification.plane_bytes * specification.shape[0]
     big = bytes_needed > _CLASSIC_BYTES
+    if specification.shape[2] == 1:  # tifffile would take y for x
+        raise BadOption("TIFF for a volume one voxel wide; choose .nii.gz, .h5 or .ome.zarr")
     name = specification.dtype.name
     imagej = name in _IMAGEJ_DTYPES and not big
     ome = name in _OME_DTYPES and not imagej
