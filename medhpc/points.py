@@ -39,21 +39,34 @@ class Points:
         z, y, x of each centre.
     unit : {"voxel", "um"}
         What `positions` are counted in.
+    positions_um : ndarray of float64, shape (n, 3), optional
+        The same centres in micrometres, where they are known in both.
     """
 
     positions: NDArray[np.float64]
     unit: Literal["voxel", "um"] = "voxel"
+    positions_um: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def voxel_size_um(self) -> tuple[float, float, float] | None:
+        """Voxel size (z, y, x) that the two units imply; None where they do not tell it along every axis."""
+        if self.positions_um is None or not self.positions.any(axis=0).all():
+            return None
+        z, y, x = (self.positions_um * self.positions).sum(axis=0) / (self.positions**2).sum(axis=0)
+        return float(z), float(y), float(x)
+
     def in_voxels(self, voxel_size_um: Sequence[float] | None) -> NDArray[np.float64]:
-        """Positions in voxels; the voxel size (z, y, x) may be None where they are in voxels already."""
+        """Positions in voxels; the voxel size (z, y, x) may be None where they are known in voxels."""
         return self.positions if self.unit == "voxel" else self.positions / _known(voxel_size_um)
 
     def in_um(self, voxel_size_um: Sequence[float] | None) -> NDArray[np.float64]:
-        """Positions in micrometres; the voxel size (z, y, x) may be None where they are in micrometres already."""
-        return self.positions if self.unit == "um" else self.positions * _known(voxel_size_um)
+        """Positions in micrometres; the voxel size (z, y, x) may be None where they are known in micrometres."""
+        if self.unit == "um":
+            return self.positions
+        return self.positions_um if self.positions_um is not None else self.positions * _known(voxel_size_um)
 
 
 def is_points_path(path: str | Path) -> bool:
@@ -68,9 +81,9 @@ def read_points(path: str | Path) -> Points:
     ----------
     path : str or Path
         A CSV file whose header names z, y, x (voxels), z_um, y_um, x_um (micrometres) or axis-0, axis-1, axis-2
-        (voxels, as napari saves them), among any other columns; without z, the points lie in plane 0. Where a table
-        has both units, as the one written by ``medhpc stitch --objects``, the voxels are taken. Without a header, the
-        three columns are z, y, x in voxels. Or a Cell Counter file (XML; MarkerZ counts from 0, as cellfinder writes
+        (voxels, as napari saves them), among any other columns; without z, the points lie in plane 0. A table may have
+        both units, as the one written by ``medhpc stitch --objects``. Without a header, the three columns are z, y, x
+        in voxels. Or a Cell Counter file (XML; MarkerZ counts from 0, as cellfinder writes
         it); where it holds markers of several types, name one, as in ``cells.xml:2``.
 
     Raises
@@ -117,8 +130,8 @@ def points_in_volume(
 def _known(voxel_size_um: Sequence[float] | None) -> NDArray[np.float64]:
     if voxel_size_um is None:
         raise BadTruth(
-            "points and volume do not share a unit, and the volume has no voxel size: set it with "
-            "medhpc convert --voxel-size Z,Y,X --unit um"
+            "voxels and micrometres cannot be compared, as no voxel size is known: give the volume one with "
+            "medhpc convert --voxel-size Z,Y,X --unit um, or the points in the other unit"
         )
     return np.asarray(voxel_size_um, dtype=np.float64)
 
@@ -139,7 +152,10 @@ def _read_csv(path: Path) -> Points:
             raise BadTruth(f"{path} has {len(header)} columns and no header: expected z,y,x in voxels, or a header")
         return Points(positions=_numbers(path, numbered, [0, 1, 2]))
     unit, columns = _position_columns(path, header)
-    return Points(positions=_numbers(path, numbered[1:], columns), unit=unit)
+    positions_um = None
+    if unit == "voxel" and set(MICROMETRE_COLUMNS) <= set(header):
+        positions_um = _numbers(path, numbered[1:], [header.index(name) for name in MICROMETRE_COLUMNS])
+    return Points(positions=_numbers(path, numbered[1:], columns), unit=unit, positions_um=positions_um)
 
 
 def _delimiter(lines: list[str]) -> str:

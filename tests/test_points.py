@@ -54,11 +54,22 @@ def test_voxels_and_micrometres_are_inverse(points, size):
     np.testing.assert_array_equal(in_um.in_um(None), in_um.positions)
 
 
-def test_our_objects_table_is_read_in_voxels(tmp_path):
+def test_our_objects_table_is_read_in_both_units(tmp_path):
     path = tmp_path / "objects.csv"
     path.write_text("id,z,y,x,z_um,y_um,x_um,volume_voxels\n1,3.5,4,5,17.5,8,10,33\n")
-    assert read_points(path).unit == "voxel"
-    np.testing.assert_array_equal(read_points(path).positions, [[3.5, 4, 5]])
+    points = read_points(path)
+    np.testing.assert_array_equal(points.in_voxels(None), [[3.5, 4, 5]])
+    np.testing.assert_array_equal(points.in_um(None), [[17.5, 8, 10]])
+    assert points.voxel_size_um == pytest.approx((5, 2, 2))
+
+
+def test_one_unit_tells_no_voxel_size():
+    points = Points(positions=np.ones((2, 3)))
+    assert points.voxel_size_um is None
+    with pytest.raises(BadTruth, match="no voxel size"):
+        points.in_um(None)
+    flat = Points(positions=np.array([[0, 1.0, 1]]), positions_um=np.array([[0, 2.0, 2]]))
+    assert flat.voxel_size_um is None  # nothing is known along z
 
 
 @pytest.mark.parametrize(
