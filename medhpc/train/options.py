@@ -1,0 +1,128 @@
+"""The options of a training, checked once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medhpc.errors import BadOption
+from medhpc.geometry import Index
+
+DEFAULT_MINUTES = 10.0
+
+Classes = Mapping[str, Sequence[tuple[int, int]]]
+"""Name -> ranges of label values, both ends included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the weights that a training ends with; see :func:`medhpc.train.msd.train_msd`.
+
+    Raises
+    ------
+    BadOption
+    """
+
+    depth: int | None = None
+    width: int = 1
+    ndim: int = 3
+    radius: float | None = None
+    truth: str = "auto"
+    background: str | int = "all"
+    ignore: int | None = None
+    classes: Classes | None = None
+    region: str | None = None
+    patch: Index | None = None
+    normalize: str = "volume"
+    minutes: float | None = None
+    steps: int | None = None
+    validation: float = 0.15
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("truth", self.truth, ("auto", "labels", "points"))
+        _check_choice("normalize", self.normalize, ("volume", "network"))
+        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
+        _check_choice("ndim", self.ndim, (2, 3))
+        if isinstance(self.background, str):
+            _check_choice("background", self.background, ("all", "near"))
+        if not 0 <= self.validation <= 0.5:
+            raise BadOption(f"validation {self.validation} is not a fraction from 0 (none) to 0.5")
+        for name in ("depth", "width", "radius", "minutes", "steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadOption(f"{name} {value} is not above zero")
+        if self.minutes is not None and self.steps is not None:
+            raise BadOption("minutes and steps were both given; give one of them")
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in time; None where it is a number of steps."""
+        if self.steps is not None:
+            return None
+        return 60 * (DEFAULT_MINUTES if self.minutes is None else self.minutes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """One per output channel of the network."""
+        return ["background", *(self.classes or ["object"])]
+
+    def spent(self, step: int, seconds: float) -> float:
+        """Share of the budget that is spent after so many steps and seconds."""
+        return step / self.steps if self.steps is not None else seconds / (self.seconds or 1)
+
+    def steps_in_all(self, step: int, seconds: float) -> int:
+        """Steps that the budget allows; an estimate from those done, where it is a time."""
+        return self.steps or max(step, round(step / self.spent(step, seconds)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options as JSON knows them."""
+        values = asdict(self)
+        if self.classes is not None:
+            values["classes"] = {name: [list(r) for r in ranges] for name, ranges in self.classes.items()}
+        return {**values, "patch": self.patch and list(self.patch)}
+
+
+def parse_background(text: str | int) -> str | int:
+    """Read ``all``, ``near`` or a label value."""
+    return int(text) if isinstance(text, str) and re.fullmatch(r"-?\d+", text.strip()) else text
+
+
+def parse_classes(text: str) -> dict[str, list[tuple[int, int]]]:
+    """Read ``bone=26-50,92-116,liver=5``: names, each with label values and ranges of them (both ends included).
+
+    A plus sign may stand in place of the comma between the values of one name.
+
+    Raises
+    ------
+    BadOption
+        A value without a name, something else than numbers, or a value that two classes claim.
+    """
+    classes: dict[str, list[tuple[int, int]]] = {}
+    name = ""
+    for part in re.split(r"[,+]", text):
+        if "=" in part:
+            name, part = (piece.strip() for piece in part.split("=", 1))
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not name or not match:
+            raise BadOption(f"classes '{text}': '{part}' is not NAME=LABEL or NAME=FIRST-LAST, as in bone=26-50,92-116")
+        low, high = int(match[1]), int(match[2] or match[1])
+        _check_range(text, low, high, classes)
+        classes.setdefault(name, []).append((low, high))
+    return classes
+
+
+def _check_range(text: str, low: int, high: int, classes: Classes) -> None:
+    if low > high:
+        raise BadOption(f"classes '{text}': the range {low}-{high} runs backwards")
+    for name, ranges in classes.items():
+        if any(low <= b and a <= high for a, b in ranges):
+            raise BadOption(f"classes '{text}': labels of {low}-{high} belong to {name} already")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise BadOption(f"{name} {value!r} is not one of {', '.join(str(c) for c in choices)}")

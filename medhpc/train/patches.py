@@ -1,0 +1,64 @@
+"""What one training step sees: a pure function of the seed and the step, so that a resumed training goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from medhpc.geometry import Index
+from medhpc.train.examples import Example, Patch, around
+
+
+def default_patch(ndim: int) -> Index:
+    """The patch of the measured recipe, and one of about as many voxels in a plane."""
+    return (1, 384, 384) if ndim == 2 else (48, 64, 64)
+
+
+def patch_of(example: Example, wanted: Index) -> Index:
+    """The wanted patch, clipped to what there is to learn from."""
+    z, y, x = (min(n, length) for n, length in zip(wanted, example.train.shape, strict=True))
+    return z, y, x
+
+
+def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int) -> Patch:
+    """Draw the patch of a step.
+
+    Half of the patches hold a random voxel of an object (of each class equally often), half a random voxel of the
+    background, anywhere in their middle half. They are flipped along z, y and x at random, and y and x are exchanged
+    where patch and voxels are square.
+
+    Returns
+    -------
+    image, targets : (channels, z, y, x) float32 and (z, y, x) uint8
+    """
+    rng = np.random.default_rng([seed, step])
+    example = examples[int(rng.integers(len(examples)))]
+    objects = [number for number in example.anchors if number]
+    pick_background = rng.random() < 0.5 and 0 in example.anchors
+    anchors = example.anchors[0 if pick_background else objects[rng.integers(len(objects))]]
+    voxel = anchors[rng.integers(len(anchors))]
+    box = around(voxel, patch_of(example, wanted), example.train, rng.uniform(0.25, 0.75, 3).tolist())
+    image, targets = example.read(box)
+    flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in rng.random(3) < 0.5)
+    image, targets = image[(slice(None), *flips)], targets[flips]
+    if _is_square(example, box.shape) and rng.random() < 0.5:
+        image, targets = image.swapaxes(-1, -2), targets.swapaxes(-1, -2)
+    return image.copy(), targets.copy()  # torch takes no negative strides
+
+
+def patches(examples: Sequence[Example], wanted: Index, seed: int, step: int) -> Generator[Patch]:
+    """The patches of `step` and all later ones; the next is read while the last is learnt from."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(draw_patch, examples, wanted, seed, step)
+        while True:
+            patch = ahead.result()
+            step += 1
+            ahead = reader.submit(draw_patch, examples, wanted, seed, step)
+            yield patch
+
+
+def _is_square(example: Example, shape: Index) -> bool:
+    size = example.volume.voxel_size or (1.0, 1.0, 1.0)
+    return shape[1] == shape[2] and abs(size[1] / size[2] - 1) < 0.02

@@ -1,0 +1,87 @@
+"""How a training went, as PNG files beside the network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medhpc.engine import TorchEngine
+from medhpc.run.durable import write_durably
+from medhpc.train.examples import Patch
+from medhpc.train.truth import IGNORE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SLICES = 4
+
+
+def picture_path(out: Path, kind: str) -> Path:
+    """Beside the network: NET.curve.png, NET.slices.png."""
+    return out.with_name(f"{out.stem}.{kind}.png")
+
+
+def draw_curve(path: Path, history: Sequence[Mapping[str, float]], best: int) -> None:
+    """Loss in training and validation, and validation Dice, over the steps; the kept network is marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    losses = figure.subplots()
+    dice = losses.twinx()
+    steps = [entry["step"] for entry in history]
+    losses.plot(steps, [entry["loss"] for entry in history], "C0-", label="training loss")
+    losses.plot(steps, [entry["validation_loss"] for entry in history], "C1-", label="validation loss")
+    dice.plot(steps, [entry["dice"] for entry in history], "C2.-", label="validation Dice")
+    if best >= 0:
+        dice.plot(steps[best], history[best]["dice"], "C2o", markersize=9, label="kept")
+    losses.set(xlabel="step", ylabel="cross-entropy")
+    losses.set_ylim(bottom=0)
+    dice.set(ylabel="Dice", ylim=(0, 1))
+    handles, labels = (
+        a + b for a, b in zip(*(axes.get_legend_handles_labels() for axes in (losses, dice)), strict=True)
+    )
+    losses.legend(handles, labels, loc="center right")
+    _save(figure, path)
+
+
+def draw_slices(path: Path, engine: TorchEngine, held_out: Sequence[Patch], classes: Sequence[str]) -> None:
+    """Planes of what was held out: image, truth (grey: ignored), and the probability of any object."""
+    from matplotlib.figure import Figure
+
+    rows = [row for patch in held_out[:SLICES] for row in _rows(engine, patch, SLICES // min(SLICES, len(held_out)))]
+    heights = [min(3.0, max(0.1, planes[0].shape[0] / planes[0].shape[1])) for planes in rows]
+    figure = Figure(figsize=(9.5, 3 * sum(heights) + 0.3 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
+    for axes, (image, truth, probability) in zip(panels, rows, strict=True):
+        low, high = np.percentile(image, (0.5, 99.5))
+        axes[0].imshow(image, cmap="gray", vmin=low, vmax=high)
+        known = np.ma.masked_equal(truth, IGNORE)
+        axes[1].imshow(known, cmap="viridis", vmin=0, vmax=len(classes) - 1, interpolation="nearest")
+        axes[2].imshow(probability, cmap="magma", vmin=0, vmax=1)
+    for axes, title in zip(panels[0], ("held-out image", "truth", "probability of any object"), strict=True):
+        axes.set_title(title)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[], facecolor="0.6")
+    _save(figure, path)
+
+
+def _rows(engine: TorchEngine, patch: Patch, number: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Image, truth and probability in planes across the block's shortest axis: those with the most objects, apart."""
+    image, truth = patch
+    probability = 1 - engine(image, "classes")[0]
+    axis = int(np.argmin(truth.shape))
+    parts = [np.moveaxis(part, axis, 0) for part in (image[0], truth, probability)]
+    objects = ((parts[1] > 0) & (parts[1] != IGNORE)).sum((1, 2))
+    ranges = np.array_split(np.arange(len(objects)), min(len(objects), number))
+    planes = [int(part[objects[part].argmax()]) for part in ranges]
+    return [(parts[0][p], parts[1][p], parts[2][p]) for p in planes]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_durably(path, content.getvalue())

@@ -1,0 +1,252 @@
+"""The parts of a training: truths, splits, patches, options."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medhpc.errors import BadOption, BadTruth
+from medhpc.geometry import Box
+from medhpc.train import examples as examples_module
+from medhpc.train.depth import depth_for_steps
+from medhpc.train.examples import around, open_examples, pooled, split
+from medhpc.train.options import Options, parse_background, parse_classes
+from medhpc.train.patches import draw_patch
+from medhpc.train.truth import IGNORE, NEAR, LabelTruth, PointTruth
+
+
+class Labels:
+    """A label volume in memory."""
+
+    path, chunks = "labels", None
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def read(self, box):
+        return self.labels[box.slices][None]
+
+
+def random_box(draw, shape):
+    start = [draw(st.integers(0, n - 1)) for n in shape]
+    return Box(tuple(start), tuple(draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True)))
+
+
+# --- points ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_balls_are_all_voxels_within_the_radius(data):
+    shape, spacing = (9, 11, 12), tuple(data.draw(st.sampled_from([0.5, 1.0, 2.0, 3.7])) for _ in range(3))
+    number, radius = data.draw(st.integers(1, 4)), data.draw(st.floats(0.1, 6))
+    points = np.random.default_rng(data.draw(st.integers(0, 99))).uniform(-1, 12, (number, 3))
+    near = data.draw(st.booleans())
+    box = random_box(data.draw, shape)
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    offset = voxels[..., None, :] - points
+    distance = np.sqrt(((offset * spacing) ** 2).sum(-1)).min(-1)
+    expected = np.full(shape, IGNORE if near else 0, np.uint8)
+    if near:
+        expected[distance <= radius * NEAR] = 0
+    expected[(distance <= radius) | (np.abs(offset) <= 0.5).all(-1).any(-1)] = 1
+    drawn = PointTruth(points, spacing, radius, near=near).targets(box)
+    assert np.array_equal(drawn, expected[box.slices])
+
+
+def test_anchors_of_points_lie_in_the_box():
+    truth = PointTruth(np.array([[2.0, 2, 2], [7, 7, 7]]), (1, 1, 1), 2.0)
+    box = Box((5, 5, 5), (9, 9, 9))
+    anchors = truth.anchors(box, np.random.default_rng(0))
+    assert anchors[1].tolist() == [[7, 7, 7]]
+    assert ((anchors[0] >= 5) & (anchors[0] < 9)).all()
+    assert truth.anchors(Box((3, 3, 3), (6, 6, 6)), np.random.default_rng(0)) == {}
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [0, 1, 1, 1, 1]),
+        ({"ignore": 7}, [0, 1, 1, IGNORE, 1]),
+        ({"background": 1}, [IGNORE, 0, 1, 1, 1]),
+        ({"background": 1, "ignore": 2}, [IGNORE, 0, IGNORE, 1, 1]),
+        ({"classes": {"a": [(1, 2)], "b": [(7, 7)]}}, [0, 1, 1, 2, 0]),
+        ({"classes": {"a": [(1, 1), (9, 300)]}, "background": 2}, [IGNORE, 1, 0, IGNORE, 1]),
+    ],
+)
+def test_label_values_become_classes(options, expected):
+    labels = np.array([0, 1, 2, 7, 300], np.uint16).reshape(1, 1, 5)
+    truth = LabelTruth(Labels(labels), Options(**options))
+    assert truth.targets(Box.whole(labels.shape)).ravel().tolist() == expected
+
+
+def test_anchors_of_labels_are_a_fair_draw(monkeypatch):
+    """Each voxel of a class equally often, whichever block it lies in."""
+    monkeypatch.setattr("medhpc.train.truth.MOST_ANCHORS", 50)
+    monkeypatch.setattr(
+        "medhpc.train.truth.blocks", lambda box, chunks: [Box((0, 0, 0), (1, 10, 10)), Box((1, 0, 0), (10, 10, 10))]
+    )
+    labels = np.ones((10, 10, 10), np.uint8)
+    labels[:, :, 5:] = 0
+    truth = LabelTruth(Labels(labels), Options())
+    rng = np.random.default_rng(0)
+    drawn = [truth.anchors(Box.whole(labels.shape), rng) for _ in range(40)]
+    ones = np.concatenate([anchors[1] for anchors in drawn])
+    assert len(ones) == 40 * 50 and (ones[:, 2] < 5).all()
+    assert np.concatenate([anchors[0] for anchors in drawn])[:, 2].min() >= 5
+    assert (ones[:, 0] == 0).mean() == pytest.approx(0.1, abs=0.03)
+
+
+# --- splitting and patches ------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_validation_never_meets_training(data):
+    shape = tuple(data.draw(st.integers(30, 90)) for _ in range(3))
+    region = Box((3, 4, 5), tuple(a + n for a, n in zip((3, 4, 5), shape, strict=True)))
+    train, held = split(region, data.draw(st.floats(0.05, 0.3)), (11, 11, 11), "v", data.draw(st.booleans()))
+    assert region.contains(train) and region.contains(held)
+    assert not train.grow((1, 1, 1)).intersection(held).size  # a gap is between them
+    assert all(n >= 11 for n in (*train.shape, *held.shape))
+    assert split(region, 0, (11, 11, 11), "v") == (region, None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_patch_holds_its_voxel_and_stays_inside(data):
+    bounds = random_box(data.draw, (20, 20, 20))
+    shape = tuple(data.draw(st.integers(1, n)) for n in bounds.shape)
+    voxel = np.array([data.draw(st.integers(a, b - 1)) for a, b in zip(bounds.start, bounds.stop, strict=True)])
+    box = around(voxel, shape, bounds, [data.draw(st.floats(0.25, 0.75)) for _ in range(3)])
+    assert box.shape == shape and bounds.contains(box)
+    assert all(a <= v < b for a, v, b in zip(box.start, voxel, box.stop, strict=True))
+
+
+def memory_pair(tmp_path, shape=(24, 40, 44), seed=0):
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.uint16)
+    labels[4:12, 5:15, 5:15], labels[10:20, 25:38, 30:40] = 1, 2
+    image = (labels > 0) * 800 + rng.integers(0, 200, shape)
+    path = tmp_path / f"pair{seed}.h5"
+    with h5py.File(path, "w") as file:
+        file["raw"], file["labels"] = image.astype(np.uint16), labels
+        for name in file:
+            file[name].attrs["element_size_um"] = (1.0, 1.0, 1.0)
+    return f"{path}:/raw", f"{path}:/labels"
+
+
+def test_patches_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
+    pairs = [memory_pair(tmp_path, seed=0), memory_pair(tmp_path, seed=1)]
+    with ExitStack() as files:
+        kept = open_examples(pairs, Options(), (5, 5, 5), files)
+        monkeypatch.setattr(examples_module, "CACHE_BYTES", 0)
+        read_again = open_examples(pairs, Options(), (5, 5, 5), files)
+        for step in range(20):
+            image, targets = draw_patch(kept, (8, 12, 12), 7, step)
+            again = draw_patch(read_again, (8, 12, 12), 7, step)
+            assert image.shape == (1, 8, 12, 12) and targets.shape == (8, 12, 12)
+            assert np.array_equal(image, again[0]) and np.array_equal(targets, again[1])
+            assert ((image[0] > 1) == targets).mean() > 0.95  # turned together
+        firsts = [draw_patch(kept, (8, 12, 12), seed, 0)[0].tobytes() for seed in range(8)]
+        assert len(set(firsts)) == 8
+        objects = [draw_patch(kept, (8, 12, 12), 7, step)[1].any() for step in range(60)]
+        assert sum(objects) >= 30
+
+
+def test_normalisation_is_once_per_volume(tmp_path):
+    with ExitStack() as files:
+        (example,) = open_examples([memory_pair(tmp_path)], Options(region="2:,:,:"), (5, 5, 5), files)
+        whole = example.volume.read(Box.whole(example.volume.shape)).astype(np.float64)
+        box = Box((3, 2, 1), (9, 10, 11))
+        expected = (whole[(slice(None), *box.slices)] - whole.mean()) / whole.std()
+        assert np.allclose(example.read(box)[0], expected, atol=1e-4)
+
+
+def test_pooled_statistics_are_those_of_all_voxels():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(m, s, 10_000) for m, s in ((0, 1), (5, 3))]
+    mean, std = pooled([SimpleNamespace(mean=(p.mean(),), std=(p.std(),)) for p in parts])
+    assert mean[0] == pytest.approx(np.concatenate(parts).mean())
+    assert std[0] == pytest.approx(np.concatenate(parts).std())
+
+
+def test_validation_comes_from_the_end_that_holds_objects(tmp_path):
+    """Both objects lie at x < 40 of 44 + 40 empty columns: the far end would have nothing to judge."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "wide.h5"
+    labels = np.zeros((16, 16, 90), np.uint8)
+    labels[4:9, 4:9, 2:8], labels[4:9, 4:9, 40:48] = 1, 2
+    with h5py.File(path, "w") as file:
+        file["raw"], file["labels"] = labels * 100 + 1, labels
+    with ExitStack() as files:
+        (example,) = open_examples([(f"{path}:/raw", f"{path}:/labels")], Options(), (5, 5, 5), files)
+        assert example.validation.start[2] == 0 and example.train.stop[2] == 90
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"region": "0:4,:,:"}, "too small"),
+        ({"region": ":,:,15:24"}, "no object"),
+        ({"background": 9}, "no background"),
+        ({"ignore": 0}, "no background"),
+    ],
+)
+def test_truth_that_teaches_nothing_is_refused(tmp_path, options, word):
+    with ExitStack() as files, pytest.raises(BadTruth, match=word) as caught:
+        open_examples([memory_pair(tmp_path)], Options(**options), (5, 5, 5), files)
+    assert "\n" not in str(caught.value)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_classes_are_parsed():
+    expected = {"bone": [(26, 50), (92, 116)], "liver": [(5, 5)]}
+    assert parse_classes("bone=26-50,92-116,liver=5") == expected
+    assert parse_classes("bone = 26-50+92-116 , liver=5") == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "bone", "bone=", "bone=a", "bone=9-3", "a=1-5,b=5", "=3", "a=1,,2"])
+def test_bad_classes_are_refused(text):
+    with pytest.raises(BadOption, match="classes"):
+        parse_classes(text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"truth": "maybe"},
+        {"background": "far"},
+        {"normalize": "tile"},
+        {"precision": "int8"},
+        {"ndim": 4},
+        {"validation": 0.9},
+        {"depth": 0},
+        {"radius": -1.0},
+        {"minutes": 0.0},
+        {"steps": 5, "minutes": 5.0},
+    ],
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(BadOption):
+        Options(**options)
+
+
+def test_backgrounds_are_parsed():
+    assert [parse_background(v) for v in ("all", "near", "3", 3, "-1")] == ["all", "near", 3, 3, -1]
+
+
+def test_more_steps_make_deeper_networks():
+    depths = [depth_for_steps(steps) for steps in (1, 500, 700, 1300, 10_000)]
+    assert depths == [10, 12, 16, 30, 85]
