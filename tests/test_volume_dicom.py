@@ -105,6 +105,17 @@ def test_two_series_are_listed(tmp_path: Path) -> None:
         open_volume(tmp_path / "d")
 
 
+def test_reports_are_left_out(tmp_path: Path) -> None:
+    write_series(tmp_path / "d", EVEN)
+    report = pydicom.dcmread(next((tmp_path / "d").iterdir()))
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = pydicom.uid.BasicTextSRStorage
+    for name in ("Rows", "Columns", "PixelData"):
+        delattr(report, name)
+    report.save_as(tmp_path / "d" / "report.dcm")
+    with open_volume(tmp_path / "d") as volume:
+        assert volume.shape == (6, 10, 12)
+
+
 def test_slices_of_another_size(tmp_path: Path) -> None:
     write_series(tmp_path / "d", EVEN)
     write_slice(tmp_path / "d" / "odd", VOXELS[0, :5], 12)

@@ -74,10 +74,7 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0)
     """
     name = str(path)
     with reading(name):
-        try:
-            source = _open_source(name, level)
-        except MemoryError as error:
-            raise BrokenFile(f"{name}: its header claims more than memory holds") from error
+        source = _open_source(name, level)
         try:
             return Volume(name, source, channel)
         except BadOption:

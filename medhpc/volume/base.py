@@ -212,8 +212,10 @@ def reading(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (MedhpcError, MemoryError) as error:
+    except MedhpcError as error:
         raise _naming(path, error) from error.__cause__
+    except MemoryError as error:
+        raise BrokenFile(f"{path}: needs more memory than there is; damaged, or read less at once") from error
     except PermissionError as error:
         raise NoPermission(f"{path}: no permission to read it") from error
     except FileNotFoundError as error:
@@ -239,11 +241,10 @@ def writing(path: str | Path) -> Iterator[None]:
         raise
 
 
-def _naming(path: str | Path, error: MedhpcError | MemoryError) -> MedhpcError | MemoryError:
+def _naming(path: str | Path, error: MedhpcError) -> MedhpcError:
     """Let the message begin with a path."""
     file, _ = split_dataset(str(path))
-    known = isinstance(error, MemoryError) or str(error).startswith(str(file))
-    return error if known else type(error)(f"{path}: {error}")
+    return error if str(error).startswith(str(file)) else type(error)(f"{path}: {error}")
 
 
 def _first_line(error: Exception) -> str:

@@ -24,6 +24,7 @@ def convert(
     region: Box | None = None,
     voxel_size: VoxelSize | None = None,
     unit: str | None = None,
+    levels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a volume, or a region of it, in the format that the suffix of `out` names.
@@ -37,6 +38,8 @@ def convert(
         Voxels to take; everything by default.
     voxel_size : (z, y, x), optional
         In place of the source's, in `unit` (``um`` unless given).
+    levels : int, optional
+        Of the pyramid of an OME-Zarr; see :func:`medhpc.volume.create_volume`.
     progress : callable, optional
         Called with planes done and planes in all.
     """
@@ -47,7 +50,7 @@ def convert(
     affine = _affine_of(source, region) if voxel_size is None else None
     channels = source.channels if source.axes == "CZYX" else 0
     with create_volume(
-        out, region.shape, source.dtype, channels=channels, voxel_size=size, unit=unit, affine=affine
+        out, region.shape, source.dtype, channels=channels, voxel_size=size, unit=unit, affine=affine, levels=levels
     ) as writer:
         planes = region.shape[0]
         step = writer.slab * max(1, _STEP_BYTES * source.shape[0] // (source.nbytes * writer.slab))

@@ -12,6 +12,7 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from medhpc.errors import BrokenFile, NotAVolume, SeveralSeries
 from medhpc.geometry import Box
@@ -122,7 +123,8 @@ def _one_series(files: list[Path]) -> list[tuple[Path, Dataset]]:
         raise NotAVolume(f"{files[0].parent}: DICOM files without an image")
     kinds = {_storage_class(tags) for _, tags in images}
     for path, tags in read:
-        if "Rows" not in tags and _storage_class(tags) in {*kinds, ""}:
+        kind = _storage_class(tags)
+        if "Rows" not in tags and (kind in kinds or kind.type != "SOP Class"):
             raise BrokenFile(f"{path}: a DICOM image cut short in its header; copy it again")
     series = defaultdict(list)
     for path, tags in images:
@@ -142,9 +144,9 @@ def _tags_of(path: Path) -> Dataset:
         raise BrokenFile(f"{path}: truncated or no DICOM file") from error
 
 
-def _storage_class(tags: Dataset) -> str:
-    """What kind of object the file says it is."""
-    return str(tags.file_meta.get("MediaStorageSOPClassUID", ""))
+def _storage_class(tags: Dataset) -> UID:
+    """Name the kind of object that the file says it is: a SOP class, or no known one where the file is cut."""
+    return UID(tags.file_meta.get("MediaStorageSOPClassUID", ""))
 
 
 def _describe(series: list[tuple[Path, Dataset]]) -> str:

@@ -191,10 +191,17 @@ class Segments:
             tables = {"jpegtables": page.jpegtables, "jpegheader": self._page.jpegheader}
         options = tables if self._page.compression in _JPEG else {}
         for segment in self._meeting(index):
-            data = os.pread(self._file.fileno(), sizes[segment], offsets[segment]) if sizes[segment] else None
+            data = self._encoded(offsets[segment], sizes[segment])
             decoded, place, shape = self._page.decode(data, segment, _fullsize=self._page.is_tiled, **options)
             if decoded is not None:
                 _copy_common(decoded, place, shape, index, target)
+
+    def _encoded(self, offset: int, size: int) -> bytes | None:
+        """Bytes of a segment; None where it was left out because it is empty."""
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) < size:  # some decoders would fill the rest with zeros
+            raise BrokenFile(f"cut short: ends at byte {offset + len(data)}, expected {size - len(data)} bytes more")
+        return data or None
 
     def _meeting(self, index: tuple[slice, ...]) -> list[int]:
         """Numbers of the segments that hold voxels of the box."""
