@@ -4,9 +4,11 @@
 
     reader thread     read 0 | read 1 | read 2 | ...
     this thread              | predict 0 | predict 1 | ...
-    writer thread                        | commit 0 | commit 1 | ...
+    writer threads                       | commit 0 | commit 2 | ...
+                                                     | commit 1 | ...
 
-At most two tiles wait before and behind the computing, whatever the number of tiles.
+At most two tiles wait before and behind the computing, whatever the number of tiles. There are two writers, so that
+one encodes while the other waits for the disk.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 AHEAD = 2  # tiles waiting on either side of the computing
+WRITERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def infer(
     engine = engines.load(_network(opened, network), device=device, threads=threads)
     opened.sweep()
     computed = repaired = voxels = finished = 0
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(WRITERS, "write") as writer:
         writing: deque[Future[None]] = deque()
         for read in _read_ahead(reader, opened, source, chosen):
             if read.block is not None:

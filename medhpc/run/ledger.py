@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from medhpc.run.durable import room_and_rights, sync_folder
@@ -76,16 +77,17 @@ class Ledger:
         self.plan = plan
         self._file: int | None = None
         self._torn = False
+        self._appending = Lock()
 
     def append(self, record: Record) -> None:
-        """Write a record to this process's own file and sync it.
+        """Write a record to this process's own file and sync it; threads may do so at the same time.
 
         Raises
         ------
         DiskFull, NoPermission
             The record is not in the ledger; the tile counts as missing.
         """
-        with room_and_rights(self.folder):
+        with self._appending, room_and_rights(self.folder):
             if self._file is None:
                 self._file = self._create()
             # After a half-written line, start on a new one, or both would be lost.
