@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from medhpc.cli import options, show
+
+KIND = click.Choice(["auto", "points", "mask", "labels", "image"])
 
 
 @click.command(short_help="Measure a result against the truth.")
@@ -15,14 +19,30 @@ from medhpc.cli import options, show
     "tolerance_um",
     type=click.FloatRange(0, min_open=True),
     metavar="UM",
-    help="Points within this distance can match, um; needed for points.",
+    help="Points at this distance or closer can be a pair, um; needed for points.",
 )
 @options.region
+@click.option(
+    "--as", "kind", type=KIND, default="auto", show_default=True, help="What RESULT holds; 'mask' for classes."
+)
+@click.option("--truth", "truth_kind", type=KIND, default="auto", show_default=True, help="What TRUTH holds.")
+@click.option("--classes", metavar="NAME=LABELS,...", help="Label values of TRUTH: 'bone=26-50,92-116,liver=5'.")
+@click.option("--ignore", type=int, metavar="LABEL", help="Voxels with this value in TRUTH are left out.")
+@click.option("--threshold", type=float, metavar="P", help="RESULT is an image; from here on it is foreground.")
+@click.option("--channel", type=click.IntRange(0), metavar="C", help="Channel of RESULT.")
+@click.option("--truth-channel", type=click.IntRange(0), metavar="C", help="Channel of TRUTH.")
+@click.option(
+    "--voxel-size", "voxel_size_um", type=options.VoxelSize(), help="Voxel size in um, where no file tells it."
+)
+@click.option(
+    "--data-range",
+    type=click.FloatRange(0, min_open=True),
+    metavar="R",
+    help="What PSNR and SSIM are relative to; the range of TRUTH unless given.",
+)
 @click.option("--seams", metavar="RUN", help="Also compare the error near the tile faces of this run with the rest.")
 @options.as_json
-def evaluate(
-    result: str, truth: str, tolerance_um: float | None, region: str | None, seams: str | None, as_json: bool
-) -> None:
+def evaluate(result: str, truth: str, classes: str | None, as_json: bool, **settings: Any) -> None:
     """Measure RESULT against TRUTH.
 
     Two lists of points: precision, recall, F1. Masks and labels: Dice and IoU, and average precision of instances.
@@ -33,9 +53,12 @@ def evaluate(
       medhpc evaluate cells.ome.zarr truth.tif --region 50:,:,: --json
     """
     from medhpc import evaluate as evaluation
+    from medhpc.train.options import parse_classes
 
-    found = evaluation.evaluate(result, truth, tolerance_um=tolerance_um, region=region, seams=seams)
+    named = parse_classes(classes) if classes else None
+    with show.bar("evaluate", "voxels") as progress:
+        found = evaluation.evaluate(result, truth, classes=named, progress=progress, **settings)
     if as_json:
         show.as_json(found.as_dict())
     else:
-        show.fields({name.replace("_", " "): str(value) for name, value in found.as_dict().items()})
+        show.fields(found.lines())
