@@ -1,0 +1,62 @@
+"""Images against images: PSNR and SSIM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medhpc.errors import BadTruth, NonFinite
+from medhpc.evaluate.streams import Progress, share, stream
+from medhpc.geometry import Box, Index
+from medhpc.metrics import SSIM_RADIUS, SSIM_WINDOW, psnr, ssim_map
+from medhpc.volume import Volume
+
+
+def image_scores(
+    result: Volume, truth: Volume, region: Box, data_range: float | None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """PSNR, SSIM and what they are made of: fields of an Evaluation.
+
+    SSIM is that of the region as an image of its own: blocks overlap by the window, so that cutting changes nothing.
+    """
+    if data_range is None:
+        data_range = _data_range(truth, region, share(progress, 0, 2))
+        progress = share(progress, 1, 2)
+    radius, too_thin = _ssim_radius(region)
+    inner = region.grow((-radius[0], -radius[1], -radius[2]))
+    squares = largest = similarity = 0.0
+    for box, read, (found, wanted) in stream([result, truth], region, margin=radius, progress=progress):
+        own = box.relative_to(read).slices
+        difference = np.abs(found[own].astype(np.float64) - wanted[own])
+        squares, largest = squares + float(np.sum(difference**2)), max(largest, float(difference.max()))
+        centres = box.intersection(inner)
+        if centres.size and not too_thin:
+            window = centres.grow(radius).relative_to(read).slices
+            similarity += float(ssim_map(found[window], wanted[window], data_range).sum())
+    if not np.isfinite(squares):
+        raise NonFinite(f"{result.path} or {truth.path} holds NaN or infinity in {region}: expected finite voxels")
+    notes = (f"no SSIM: an axis of {region.shape} is shorter than its window of {SSIM_WINDOW}",) if too_thin else ()
+    return {
+        "psnr": psnr(squares / region.size, data_range),
+        "ssim": None if too_thin else similarity / inner.size,
+        "data_range": data_range,
+        "mean_squared_error": squares / region.size,
+        "max_difference": largest,
+        "notes": notes,
+    }
+
+
+def _ssim_radius(region: Box) -> tuple[Index, bool]:
+    """Half the window along each axis, none across a single plane; and whether an axis is too short for it."""
+    z, y, x = (0 if axis == 0 and n == 1 else SSIM_RADIUS for axis, n in enumerate(region.shape))
+    return (z, y, x), any(n <= 2 * r for n, r in zip(region.shape, (z, y, x), strict=True))
+
+
+def _data_range(truth: Volume, region: Box, progress: Progress | None) -> float:
+    low, high = np.inf, -np.inf
+    for _, _, (block,) in stream([truth], region, progress=progress):
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if not low < high:
+        raise BadTruth(f"{truth.path} is {low:g} everywhere in {region}: PSNR and SSIM need a range; give a data range")
+    return high - low

@@ -1,0 +1,110 @@
+"""Masks and labels, voxel by voxel: overlap tables, classes, centres of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhpc.errors import BadOption
+from medhpc.evaluate.evaluation import ClassScore
+from medhpc.evaluate.inputs import Side, read_labels
+from medhpc.evaluate.streams import Progress, stream
+from medhpc.geometry import Box
+from medhpc.metrics import Overlap, dice, iou, overlap, sum_overlaps
+from medhpc.points import Points
+
+Classes: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
+"""Name -> ranges of label values of the truth, both ends included; the first name is class 1 of the result."""
+
+PENDING_PAIRS = 2**20
+
+
+def stream_overlap(
+    result: Side,
+    truth: Side,
+    region: Box,
+    *,
+    ignore: int | None = None,
+    classes: Classes | None = None,
+    threshold: float | None = None,
+    progress: Progress | None = None,
+) -> Overlap:
+    """The overlap table of two volumes, except where the truth is `ignore`; memory grows with its pairs only."""
+    assert result.volume is not None and truth.volume is not None
+    tables: list[Overlap] = [overlap([], [])]
+    for _, _, (found, wanted) in stream([result.volume, truth.volume], region, progress=progress):
+        found = found >= threshold if threshold is not None else read_labels(found, result.path)
+        wanted = read_labels(wanted, truth.path)
+        kept = slice(None) if ignore is None else wanted != ignore
+        if classes is not None:
+            wanted = class_numbers(wanted, classes)
+            found = found != 0 if len(classes) == 1 else found
+        tables.append(overlap(found[kept], wanted[kept]))
+        if sum(len(table.voxels) for table in tables[1:]) > max(PENDING_PAIRS, len(tables[0].voxels)):
+            tables = [sum_overlaps(tables)]
+    return sum_overlaps(tables)
+
+
+def class_numbers(labels: NDArray[Any], classes: Classes) -> NDArray[np.uint8]:
+    """Label values as classes 1, 2, ... in the order of `classes`; 0 for all other labels."""
+    if len(classes) > 255:
+        raise BadOption(f"{len(classes)} classes: expected at most 255")
+    numbers = np.zeros(labels.shape, np.uint8)
+    for number, ranges in enumerate(classes.values(), 1):
+        for low, high in ranges:
+            numbers[(labels >= low) & (labels <= high)] = number
+    return numbers
+
+
+def class_scores(table: Overlap, are_classes: bool, names: Sequence[str] = ()) -> tuple[ClassScore, ...]:
+    """Dice and IoU of each class, or of the foreground.
+
+    Parameters
+    ----------
+    table : Overlap
+    are_classes : bool
+        Whether the values are classes; where neither side has more than one, they are foreground, whatever its value.
+    names : sequence of str
+        Of class 1, 2, ...; the numbers themselves unless given.
+    """
+    (in_result, _), (in_truth, _) = table.result_sizes(), table.truth_sizes()
+    if not names and (not are_classes or max(len(in_result), len(in_truth)) <= 1):
+        return (_score(table.foreground(), 1, "foreground"),)
+    numbers = range(1, len(names) + 1) if names else np.union1d(in_result, in_truth).tolist()
+    return tuple(_score(table, n, names[n - 1] if names else str(n)) for n in numbers)
+
+
+def _score(table: Overlap, label: int, name: str) -> ClassScore:
+    return ClassScore(
+        name=name,
+        dice=dice(table, label),
+        iou=iou(table, label),
+        result_voxels=int(table.voxels[table.result == label].sum()),
+        truth_voxels=int(table.voxels[table.truth == label].sum()),
+    )
+
+
+def label_centres(side: Side, region: Box, progress: Progress | None = None) -> Points:
+    """Centroids of the parts of all labels that lie in `region`, in the order of the labels; streamed."""
+    assert side.volume is not None
+    sums = np.empty((0, 5))  # label, voxels, sums of z, y and x
+    for box, _, (block,) in stream([side.volume], region, progress=progress):
+        sums = _sum_by_label(np.concatenate([sums, _label_sums(read_labels(block, side.path), box)]))
+    return Points(positions=sums[:, 2:] / sums[:, 1:2])
+
+
+def _label_sums(labels: NDArray[Any], box: Box) -> NDArray[np.float64]:
+    places = np.flatnonzero(labels)
+    at = np.stack(np.unravel_index(places, labels.shape), axis=1) + np.array(box.start)
+    label = labels.ravel()[places]
+    return _sum_by_label(np.column_stack([label, np.ones(len(label)), at]).astype(np.float64))
+
+
+def _sum_by_label(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Add up the rows that begin with the same label."""
+    names, at = np.unique(rows[:, 0], return_inverse=True)
+    columns = [np.bincount(at, weights=column, minlength=len(names)) for column in rows[:, 1:].T]
+    return np.column_stack([names, *columns])
