@@ -27,6 +27,9 @@ from medhpc.run.plan import Stored
 EDGE = 128  # default shard edge, voxels
 CHUNK = 64  # default chunk edge, voxels
 
+# Measured on noisy uint16 light-sheet data: three times as fast as zarr's default, and smaller.
+COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
+
 
 class DurableStore(LocalStore):
     """A Zarr store whose values reach the disk by :func:`medhpc.run.durable.write_durably`.
@@ -56,8 +59,7 @@ def create_shards(folder: Path, stored: Stored, shape: Index) -> None:
         dtype=stored.dtype,
         chunks=(1, *stored.chunk),
         shards=(stored.channels, *stored.shard),
-        # Measured on noisy uint16 light-sheet data: three times as fast as zarr's default, and smaller.
-        compressors=(BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec()),
+        compressors=COMPRESSORS,
         fill_value=0,
         dimension_names=("c", "z", "y", "x"),
     )
