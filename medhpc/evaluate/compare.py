@@ -204,7 +204,7 @@ def _instance_fields(table: Overlap) -> dict[str, Any]:
 def _seam_scores(
     found: Side, wanted: Side, seams: str | Path | Run, box: Box, fields: dict[str, Any], progress: Progress | None
 ) -> SeamErrors:
-    run = seams if isinstance(seams, Run) else Run(seams)
+    run = Run(seams) if isinstance(seams, str | Path) else seams
     if found.volume is None or wanted.volume is None:
         raise BadOption("seams are looked for voxel by voxel: expected two volumes, and a table of points was given")
     if run.plan.grid.volume != found.volume.shape:

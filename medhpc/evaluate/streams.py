@@ -19,12 +19,7 @@ Block: TypeAlias = tuple[Box, Box, list[NDArray[Any]]]
 
 
 def stream(
-    volumes: list[Volume],
-    region: Box,
-    *,
-    margin: Index = (0, 0, 0),
-    voxels: int = BLOCK_VOXELS,
-    progress: Progress | None = None,
+    volumes: list[Volume], region: Box, *, margin: Index = (0, 0, 0), progress: Progress | None = None
 ) -> Iterator[Block]:
     """Read one or two volumes of one shape block by block, one block ahead.
 
@@ -37,7 +32,7 @@ def stream(
     arrays : list of arrays (z, y, x)
         One for each volume.
     """
-    boxes = blocks(region, _common_chunks(volumes), voxels)
+    boxes = blocks(region, _common_chunks(volumes), BLOCK_VOXELS)
     ahead: deque[tuple[Box, Box, list[Future[NDArray[Any]]]]] = deque()
     done = 0
     with ThreadPoolExecutor(len(volumes)) as readers:
