@@ -73,6 +73,15 @@ class Box:
             start.append(max(low, min(a, stop[-1] - least)))
         return Box(_three(start), _three(stop))
 
+    def with_context(self, halo: Index, least: Index, stride: Index, volume: Box) -> Box:
+        """What a network must read to compute this box.
+
+        The box grown by `halo` and clipped at the borders of the `volume`, at least `least` long, and starting at a
+        whole multiple of `stride`, where a pooling network sees the same cells as in the whole volume.
+        """
+        read = self.grow(halo).intersection(volume).at_least(least, volume)
+        return Box(_three(a // s * s for a, s in zip(read.start, stride, strict=True)), read.stop)
+
     def contains(self, other: Box) -> bool:
         """Whether `other` lies wholly inside this box."""
         return self.intersection(other) == other
@@ -116,6 +125,8 @@ class Grid:
     least : (z, y, x)
         Read boxes are at least this long (where the volume is): a network's padding needs it, and the last tile of a
         row may be a sliver.
+    stride : (z, y, x)
+        Read boxes start at whole multiples of this: a network that pools needs it.
     """
 
     volume: Index
@@ -123,6 +134,7 @@ class Grid:
     halo: Index
     region: Box
     least: Index = (1, 1, 1)
+    stride: Index = (1, 1, 1)
 
     @property
     def _first(self) -> Index:
@@ -171,9 +183,7 @@ class Grid:
             volume = Box((0, 0, 0), (self.volume[axis], 1, 1))
             total *= sum(
                 Box((a, 0, 0), (b, 1, 1))
-                .grow((self.halo[axis], 0, 0))
-                .intersection(volume)
-                .at_least((self.least[axis], 1, 1), volume)
+                .with_context((self.halo[axis], 0, 0), (self.least[axis], 1, 1), (self.stride[axis], 1, 1), volume)
                 .size
                 for a, b in self.writes_along(axis)
             )
@@ -194,7 +204,7 @@ class Grid:
         whole = Box(start, _three(a + t for a, t in zip(start, self.tile, strict=True)))
         write = whole.intersection(self.region)
         volume = Box.whole(self.volume)
-        read = write.grow(self.halo).intersection(volume).at_least(self.least, volume)
+        read = write.with_context(self.halo, self.least, self.stride, volume)
         return Tile((position[0] * ny + position[1]) * nx + position[2], write, read)
 
 

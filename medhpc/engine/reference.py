@@ -143,9 +143,12 @@ def _device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise NoDevice(f"device '{name}': no CUDA GPU is visible here; use --device cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise BadOption(f"device '{name}' is not auto, cpu, cuda or cuda:N") from None
+    if device.index and device.index >= torch.cuda.device_count():
+        raise NoDevice(f"device '{name}': only {torch.cuda.device_count()} GPUs are visible here, from cuda:0 on")
+    return device
 
 
 def _activate(scores: torch.Tensor, kind: str) -> torch.Tensor:

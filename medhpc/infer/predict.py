@@ -42,13 +42,16 @@ def encode(values: np.ndarray, kind: str, dtype: str) -> np.ndarray:
     """Reduce the engine's numbers (outputs, z, y, x) to what is stored.
 
     A probability p becomes ``round(255 p)`` in uint8, or p itself in float16; ``argmax`` becomes the class of the
-    largest probability (class 1 from 0.5 up, where the network has one output); ``raw`` stays as it is.
+    largest probability (class 1 from 0.5 up, where the network has one output); ``raw`` stays as it is (a mean of
+    windows of whole numbers is rounded to one).
     """
     if kind == "argmax":
         best = values.argmax(axis=0, keepdims=True) if values.shape[0] > 1 else values >= 0.5
         return best.astype(dtype)
     if kind == "probability" and dtype == "uint8":
         return np.rint(values * 255).astype(np.uint8)
+    if np.dtype(dtype).kind in "iu" and values.dtype.kind == "f":
+        values = np.rint(values)
     return values.astype(dtype, copy=False)
 
 
@@ -66,7 +69,7 @@ def _predict_core(engine: TorchEngine, plan: Plan, block: np.ndarray, core: Box)
         +------------------+        +---------+             +----------+
     """
     whole = Box.whole(block.shape[1:])
-    read = core.grow(plan.halo.size).intersection(whole).at_least(plan.network.minimum_shape, whole)
+    read = core.with_context(plan.halo.size, plan.network.minimum_shape, plan.network.stride, whole)
     smallest = max(core.shape) < 2 * SMALLEST
     if read.size <= plan.cost.block_voxels or smallest:
         try:
@@ -85,7 +88,7 @@ def _predict_core(engine: TorchEngine, plan: Plan, block: np.ndarray, core: Box)
 
 
 def _halve(core: Box, axis: int) -> tuple[Box, Box]:
-    """Cut a box in two along an axis, at a multiple of the smallest edge so that strides stay aligned."""
+    """Cut a box in two along an axis, at a multiple of the smallest edge."""
     middle = core.start[axis] + core.shape[axis] // 2 // SMALLEST * SMALLEST
     stop, start = list(core.stop), list(core.start)
     stop[axis] = start[axis] = middle
@@ -99,19 +102,27 @@ def _predict_blended(engine: TorchEngine, plan: Plan, tile: Tile, block: np.ndar
     """
     kind = ENGINE_KIND[plan.stored.kind]
     hull = plan.read_box(tile)
-    total: np.ndarray | None = None
-    weights = np.zeros(tile.write.shape, np.float32)
+    total = weights = np.empty(0)
     for window in plan.windows.touching(tile.write):
-        values = engine(np.ascontiguousarray(block[(slice(None), *window.relative_to(hull).slices)]), kind)
+        values = _predict_window(engine, block[(slice(None), *window.relative_to(hull).slices)], kind)
         shared = window.intersection(tile.write)
         weight = window_weights(plan.blend.mode, window.shape)[shared.relative_to(window).slices]
-        if total is None:
-            total = np.zeros((values.shape[0], *tile.write.shape), np.float32)
+        if not total.size:
+            total = np.zeros((values.shape[0], *tile.write.shape), np.result_type(values, np.float32))
+            weights = np.zeros_like(total[0])
         target = shared.relative_to(tile.write).slices
         total[(slice(None), *target)] += weight * values[(slice(None), *shared.relative_to(window).slices)]
         weights[target] += weight
-    assert total is not None  # windows cover the volume
     return encode(total / weights, plan.stored.kind, plan.stored.dtype)
+
+
+def _predict_window(engine: TorchEngine, block: np.ndarray, kind: str) -> np.ndarray:
+    try:
+        return engine(np.ascontiguousarray(block), kind)
+    except BlockTooLarge:
+        raise BadOption(
+            f"a window of {block.shape[1:]} voxels does not fit in memory; plan with a smaller --window"
+        ) from None
 
 
 @lru_cache(maxsize=16)

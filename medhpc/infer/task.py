@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,11 +105,15 @@ def infer(
     began = time.monotonic()
     opened = Run(run)
     chosen = select(len(opened.plan.grid), task, tiles)
-    source = opened.open_source()
-    engine = engines.load(_network(opened, network), device=device, threads=threads)
-    opened.sweep()
     computed = repaired = voxels = finished = 0
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(WRITERS, "write") as writer:
+    with (
+        opened.open_source() as source,
+        closing(opened.ledger),
+        ThreadPoolExecutor(1, "read") as reader,
+        ThreadPoolExecutor(WRITERS, "write") as writer,
+    ):
+        engine = engines.load(_network(opened, network), device=device, threads=threads)
+        opened.sweep()
         writing: deque[Future[None]] = deque()
         for read in _read_ahead(reader, opened, source, chosen):
             if read.block is not None:
@@ -123,7 +128,6 @@ def infer(
                 progress(finished - len(writing), len(chosen))
         for future in writing:
             future.result()
-    opened.ledger.close()
     if progress:
         progress(len(chosen), len(chosen))
     return InferResult(

@@ -6,13 +6,14 @@
     run/prediction.zarr/    the result, one file per shard
     run/ledger/             who did which tile, one file per process
     run/partial/            shards that are being written
-    run/source.zarr/        a copy of the input, only where the input cannot be read in boxes
+    run/source/             a copy of the input, only where the input cannot be read in boxes
     run/stitch/             what an unfinished stitch has done so far
     run/results.json        what has been stitched from this run
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -27,11 +28,11 @@ from medhpc.errors import MissingTiles, NotARun, RunNotEmpty, SourceChanged
 from medhpc.geometry import Tile
 from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
 from medhpc.run.ledger import Ledger, Record, this_job
-from medhpc.run.plan import Plan
+from medhpc.run.plan import Plan, Source
 from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
 
-PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source.zarr", "stitch", "results.json")
+PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json")
 
 
 class Run:
@@ -90,11 +91,15 @@ class Run:
         source = self.plan.source
         original = open_volume(source.path, channel=source.channel, level=source.level)
         if not same_fingerprint(original.fingerprint(), source.fingerprint):
+            original.close()
             raise SourceChanged(
                 f"{source.path} has changed since 'medhpc tile' planned {self.folder}; "
                 "put the old file back, or plan a new run"
             )
-        return open_volume(self.folder / source.copy) if source.copy else original
+        if not source.copy:
+            return original
+        original.close()
+        return open_volume(self.folder / source.copy)
 
     def results(self) -> list[str]:
         """Absolute paths of what has been stitched from this run, oldest first."""
@@ -189,12 +194,20 @@ def prepare_folder(folder: Path) -> None:
         raise RunNotEmpty(f"{folder} is not empty (holds {strange[0]}); name a new or an empty folder for the run")
 
 
+def place_of_copy(source: Source) -> str:
+    """Where in the run folder a copy of this input belongs; another input, or state of it, has another place."""
+    known = json.dumps([source.path, source.channel, source.level, source.fingerprint])
+    return f"source/{hashlib.sha256(known.encode()).hexdigest()[:16]}.zarr"
+
+
 def create_run(folder: Path, plan: Plan) -> Run:
     """Turn a prepared folder into a run: empty result array and ledger, then the plan, which makes it valid."""
+    prediction = folder / "prediction.zarr"
     with room_and_rights(folder):
-        prediction = folder / "prediction.zarr"
-        if prediction.exists():
-            shutil.rmtree(prediction)
+        sweep_partials(folder)
+        for path in (prediction, *folder.glob("source/*")):
+            if path.exists() and path != folder / plan.source.copy:
+                shutil.rmtree(path)
         for name in ("ledger", "partial"):
             (folder / name).mkdir(exist_ok=True)
         create_shards(prediction, plan.stored, plan.source.shape)

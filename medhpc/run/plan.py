@@ -25,7 +25,7 @@ class Source:
     path: str  # absolute, as the user named it; with ":/dataset" for HDF5
     channel: int | None  # the one channel that is read, or None for all
     level: int  # of an OME-Zarr pyramid
-    copy: str  # "" or the name, inside the run folder, of the copy that tiles are read from
+    copy: str  # "" or the place, inside the run folder, of the copy that tiles are read from
     fingerprint: Mapping[str, Any]  # of the file at `path`
     shape: Index
     channels: int
@@ -45,6 +45,7 @@ class NetworkUsed:
     classes: tuple[str, ...]
     receptive_radius: tuple[int, ...] | None
     minimum_shape: Index  # the shortest block that it can pad
+    stride: Index  # blocks start at whole multiples of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,8 @@ class Plan:
     @property
     def grid(self) -> Grid:
         """The tiles of this run."""
-        return Grid(self.source.shape, self.tile, self.halo.size, self.region, self.network.minimum_shape)
+        network = self.network
+        return Grid(self.source.shape, self.tile, self.halo.size, self.region, network.minimum_shape, network.stride)
 
     @property
     def windows(self) -> Windows:

@@ -86,8 +86,8 @@ class Shards:
     def array(self) -> Any:
         """The open zarr array, axes (channels, z, y, x)."""
         if self._array is None:
-            with zarr.config.set({"array.write_empty_chunks": True}):  # `open_array` passes over its own `config`
-                self._array = zarr.open_array(self._store, mode="r+")
+            # `open`, as `open_array` passes over `config` (zarr 3.1).
+            self._array = zarr.open(self._store, mode="r+", config={"write_empty_chunks": True})
         return self._array
 
     def paths(self, write: Box) -> list[Path]:

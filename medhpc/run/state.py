@@ -112,7 +112,7 @@ def clean(run: str | Path, *, force: bool = False) -> int:
             f"no stitched result of {run} is on disk, its tiles are all there is; "
             f"run 'medhpc stitch {run} OUT' first, or 'medhpc clean --force {run}' to give them up"
         )
-    heavy = [opened.folder / name for name in ("prediction.zarr", "source.zarr", "stitch", "partial")]
+    heavy = [opened.folder / name for name in ("prediction.zarr", "source", "stitch", "partial")]
     files = [path for folder in heavy for path in folder.rglob("*") if path.is_file()]
     freed = sum(path.stat().st_size for path in files)
     for folder in heavy:

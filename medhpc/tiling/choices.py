@@ -130,14 +130,14 @@ def choose_stored(engine: TorchEngine, volume: Volume, kind: str, dtype: str) ->
     return Stored(kind=kind, dtype=dtype, channels=max(1, classes - 1), chunk=none, shard=none)
 
 
-def describe_source(volume: Volume, path: str | Path, channel: int | None, level: int, copy: str) -> Source:
+def describe_source(volume: Volume, path: str | Path, channel: int | None, level: int) -> Source:
     """What the plan remembers of its input."""
     file, mark, dataset = str(path).partition(":/")
     return Source(
         path=f"{Path(file).resolve()}{mark}{dataset}",
         channel=channel,
         level=level,
-        copy=copy,
+        copy="",
         fingerprint=volume.fingerprint(),
         shape=volume.shape,
         channels=volume.channels,
@@ -159,6 +159,7 @@ def describe_network(network: Any, given: Any) -> NetworkUsed:
         classes=tuple(network.card.classes),
         receptive_radius=network.receptive_radius,
         minimum_shape=spatial(network.minimum_shape),
+        stride=spatial(network.stride),
     )
 
 

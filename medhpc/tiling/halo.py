@@ -29,6 +29,7 @@ from medhpc.engine import TorchEngine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index
 from medhpc.run.plan import Halo, HaloRow
+from medhpc.tiling.choices import spatial
 
 SAFETY = 2.0
 HALOS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -82,6 +83,7 @@ class HaloProbe:
         self.engine, self.read, self.kind = engine, read, kind
         self.whole, self.region = Box.whole(volume), region
         self.flat = engine.network.ndim == 2
+        self.least, self.stride = spatial(engine.network.minimum_shape), spatial(engine.network.stride)
         self.budget, self.deadline = budget, time.monotonic() + budget
         self.radius = max(engine.network.receptive_radius or (0,)) or None
         self.context = self._affordable_context(seconds_per_voxel, budget / (SAMPLES + 2))
@@ -232,9 +234,7 @@ class HaloProbe:
         return core.reference
 
     def _compute(self, core: Box, halo: int) -> np.ndarray:
-        least = self.engine.network.minimum_shape
-        shortest = (1, *least) if self.flat else tuple(least)
-        read = core.grow(self.grown(halo)).intersection(self.whole).at_least(shortest, self.whole)
+        read = core.with_context(self.grown(halo), self.least, self.stride, self.whole)
         values = self.engine(self.read(read), self.kind)
         return values[(slice(None), *core.relative_to(read).slices)]
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from medhpc import nets
 from medhpc.geometry import Box, Grid, Index, parse_index
 from medhpc.run.blocks import normalize as normalized
 from medhpc.run.blocks import read_block
-from medhpc.run.folder import create_run, prepare_folder
-from medhpc.run.plan import Blend, Cost, Halo, Plan, Stored
+from medhpc.run.durable import room_and_rights
+from medhpc.run.folder import create_run, place_of_copy, prepare_folder
+from medhpc.run.plan import Blend, Cost, Halo, Plan, Source, Stored
 from medhpc.run.shards import shard_shape
 from medhpc.tiling.choices import (
     check_choice,
@@ -114,33 +116,35 @@ def tile(
     check_choice("dtype", dtype, ("uint8", "float16"))
     check_choice("nan", nan, ("refuse", "zero"))
     folder = Path(run)
-    original = open_volume(volume, channel=channel, level=level)
-    loaded = nets.load(network) if is_network_file(network) else network
-    check_fit(loaded, original)
-    chosen = choose_region(region, original.shape)
-    blended = choose_blend(blend, window, overlap, original.shape, loaded)
-    size = None if tile == "auto" else parse_index(tile, "tile") if isinstance(tile, str) else tile
-    if size:
-        check_tile(size, original.shape, spatial(loaded.stride))
-    prepare_folder(folder)
-    readable, copy = _readable(original, folder, report)
-    planner = _Planner(
-        volume=readable,
-        engine=engines.load(loaded, device=device, threads=threads),
-        region=chosen,
-        nan=nan,
-        normalization=choose_normalization(normalize, loaded, readable, nan),
-    )
-    stored = choose_stored(planner.engine, readable, store, dtype)
-    cost = planner.cost(memory, stored)
-    found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
-    size = size or planner.tile(found, cost, blended)
-    shard, chunk = shard_shape(size, original.shape)
+    with ExitStack() as opened:
+        original = opened.enter_context(open_volume(volume, channel=channel, level=level))
+        loaded = nets.load(network) if is_network_file(network) else network
+        check_fit(loaded, original)
+        chosen = choose_region(region, original.shape)
+        blended = choose_blend(blend, window, overlap, original.shape, loaded)
+        size = None if tile == "auto" else parse_index(tile, "tile") if isinstance(tile, str) else tile
+        if size:
+            check_tile(size, original.shape, spatial(loaded.stride))
+        prepare_folder(folder)
+        source = describe_source(original, volume, channel, level)
+        source, readable = _readable(source, original, folder, report)
+        planner = _Planner(
+            volume=opened.enter_context(readable),
+            engine=engines.load(loaded, device=device, threads=threads),
+            region=chosen,
+            nan=nan,
+            normalization=choose_normalization(normalize, loaded, readable, nan),
+        )
+        stored = choose_stored(planner.engine, readable, store, dtype)
+        cost = planner.cost(memory, stored)
+        found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
+        size = size or planner.tile(found, cost, blended)
+    shard, chunk = shard_shape(size, source.shape)
     plan = Plan(
-        source=describe_source(original, volume, channel, level, copy),
+        source=source,
         network=describe_network(loaded, network),
         normalization=planner.normalization,
-        halo=_with_work(found, Grid(original.shape, size, (0, 0, 0), chosen)),
+        halo=_with_work(found, Grid(source.shape, size, (0, 0, 0), chosen)),
         blend=blended,
         stored=dataclasses.replace(stored, shard=shard, chunk=chunk),
         cost=cost,
@@ -219,19 +223,22 @@ class _Planner:
         return normalized(read_block(self.volume, box, self.nan), self.normalization)
 
 
-def _readable(original: Volume, folder: Path, report: Report | None) -> tuple[Volume, str]:
-    """The volume itself, or, where its boxes are expensive, a Zarr copy inside the run; and the copy's name."""
+def _readable(source: Source, original: Volume, folder: Path, report: Report | None) -> tuple[Source, Volume]:
+    """The volume itself, or, where its boxes are expensive, a Zarr copy inside the run."""
     if original.boxes_are_cheap:
-        return original, ""
-    copy = folder / "source.zarr"
+        return source, original
+    source = dataclasses.replace(source, copy=place_of_copy(source))
+    copy = folder / source.copy
     if not copy.exists():  # a copy is renamed into place when it is whole: one that stands can be used
 
         def progress(done: int, total: int) -> None:
             if report:
                 report(f"copying the input once to Zarr ({original.why_expensive})", done, total)
 
+        with room_and_rights(copy):
+            copy.parent.mkdir(exist_ok=True)
         convert(original, copy, levels=1, progress=progress)
-    return open_volume(copy), copy.name
+    return source, open_volume(copy)
 
 
 def _with_work(halo: Halo, grid: Grid) -> Halo:

@@ -1,0 +1,170 @@
+"""The reference engine: arrays in, arrays out, and honest about memory."""
+
+import numpy as np
+import pytest
+import torch
+from samples import msd
+from torch import nn
+
+from medhpc import engine as engines
+from medhpc.engine import BlockTooLarge
+from medhpc.errors import BadOption, MedhpcError, NoDevice
+from medhpc.nets import Foreign, Identity
+
+CPU = {"device": "cpu", "threads": 1}
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+class Calling(nn.Module):
+    """A network whose forward pass is a function of the test."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def foreign(function, outputs: int = 1, ndim: int = 3) -> Foreign:
+    return Foreign(Calling(function), in_channels=1, out_channels=outputs, ndim=ndim, halo=0)
+
+
+def test_raw_is_what_the_network_says():
+    network, block = msd(outputs=3), noise(1, 9, 10, 11)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(block)[None])[0].numpy()
+    assert np.array_equal(engines.load(network, **CPU)(block, "raw"), expected)
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 7])
+def test_probabilities_are_a_softmax(outputs):
+    engine, block = engines.load(msd(outputs=outputs), **CPU), noise(1, 8, 8, 8)
+    scores = engine(block, "raw").astype(np.float64)
+    expected = np.exp(scores) / np.exp(scores).sum(axis=0)
+    classes = engine(block, "classes")
+    assert np.allclose(classes, expected, atol=1e-6)
+    assert np.array_equal(engine(block, "probability"), classes[1:])  # without the background
+
+
+@pytest.mark.parametrize("kind", ["probability", "classes"])
+def test_one_output_is_a_sigmoid(kind):
+    engine, block = engines.load(msd(outputs=1), **CPU), noise(1, 8, 8, 8)
+    expected = 1 / (1 + np.exp(-engine(block, "raw").astype(np.float64)))
+    assert np.allclose(engine(block, kind), expected, atol=1e-6)
+
+
+def test_half_precision_scores_give_float32_probabilities():
+    engine = engines.load(foreign(lambda x: torch.cat([x, -x], 1).half(), outputs=2), **CPU)
+    assert engine(noise(1, 4, 4, 4), "raw").dtype == np.float16
+    assert engine(noise(1, 4, 4, 4), "probability").dtype == np.float32
+
+
+def test_a_2d_network_sees_every_plane_by_itself():
+    engine, block = engines.load(msd(ndim=2), **CPU), noise(1, 5, 12, 13)
+    planes = [engine(block[:, z : z + 1], "raw") for z in range(5)]
+    assert np.array_equal(engine(block, "raw"), np.concatenate(planes, axis=1))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+def test_identity_leaves_numbers_and_dtype_alone(dtype):
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
+    block = np.array([info.min, info.max, 0, 1, 2, 3], dtype).reshape(1, 1, 2, 3)
+    result = engines.load(Identity(), **CPU)(block, "raw")
+    assert result.dtype == block.dtype and np.array_equal(result, block)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def _raise(error: Exception):
+    def forward(_):
+        raise error
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _raise(torch.OutOfMemoryError("CUDA out of memory")),
+        _raise(MemoryError()),
+        lambda x: x + torch.empty(2**56, dtype=torch.uint8)[0],  # the allocator itself refuses
+    ],
+)
+def test_too_little_memory_is_told_from_other_errors(function):
+    engine = engines.load(foreign(function), **CPU)
+    with pytest.raises(BlockTooLarge):
+        engine(noise(1, 4, 4, 4), "raw")
+
+
+def test_other_errors_are_not_taken_for_too_little_memory():
+    engine = engines.load(foreign(_raise(RuntimeError("a bug"))), **CPU)
+    with pytest.raises(RuntimeError, match="a bug"):
+        engine(noise(1, 4, 4, 4), "raw")
+
+
+def test_the_measured_memory_is_what_a_voxel_takes():
+    def wasteful(x):
+        copies = [x.clone() for _ in range(100)]  # 400 bytes a voxel
+        return sum(copies) / 100
+
+    cost = engines.load(foreign(wasteful), **CPU).measure(1)
+    assert 400 <= cost.bytes_per_voxel <= 450
+    assert cost.seconds_per_voxel > 0
+
+
+def test_more_work_costs_more_time():
+    small, large = (engines.load(msd(depth), **CPU).measure(1, seconds=0.3) for depth in (2, 20))
+    assert large.seconds_per_voxel > 2 * small.seconds_per_voxel
+    assert large.bytes_per_voxel > 2 * small.bytes_per_voxel
+
+
+@pytest.mark.parametrize(
+    ("network", "channels"), [(Identity(), 3), (msd(ndim=2, inputs=2), 2), (msd(dilations=(40,)), 1)]
+)
+def test_any_network_can_be_measured(network, channels):
+    assert engines.load(network, **CPU).measure(channels, seconds=0.1).seconds_per_voxel > 0
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["tpu", "", "cpu:x", "gpu", "mps"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(BadOption, match="auto, cpu, cuda"):
+        engines.load(Identity(), device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "cuda:x"])
+def test_a_gpu_that_is_not_there_is_refused(device):
+    with pytest.raises(NoDevice, match="--device cpu"):
+        engines.load(Identity(), device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:x"])
+def test_a_wrong_gpu_is_refused(device):
+    with pytest.raises(MedhpcError):
+        engines.load(Identity(), device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_agrees_with_the_cpu():
+    block = noise(1, 40, 48, 56)
+    on_cpu, on_gpu = (engines.load(msd(12), device=device)(block, "probability") for device in ("cpu", "cuda"))
+    assert np.allclose(on_cpu, on_gpu, atol=2e-3)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_are_refused(threads):
+    with pytest.raises(BadOption, match="at least 1"):
+        engines.load(Identity(), threads=threads)
+
+
+def test_as_many_threads_as_asked_for():
+    assert engines.load(Identity(), device="cpu", threads=1).threads == torch.get_num_threads() == 1
