@@ -7,14 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
+from medhpc.train.checkpoint import State
 from medhpc.train.depth import depth_for_steps
 from medhpc.train.examples import around, open_examples, pooled, split
+from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background, parse_classes
 from medhpc.train.patches import draw_patch
 from medhpc.train.truth import IGNORE, NEAR, LabelTruth, PointTruth
@@ -248,5 +251,27 @@ def test_backgrounds_are_parsed():
 
 
 def test_more_steps_make_deeper_networks():
-    depths = [depth_for_steps(steps) for steps in (1, 500, 700, 1300, 10_000)]
-    assert depths == [10, 12, 16, 30, 85]
+    depths = [depth_for_steps(steps) for steps in (1, 300, 500, 800, 10_000)]
+    assert depths == [10, 12, 20, 30, 85]
+
+
+# --- what is kept ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dices, kept",
+    [
+        ([0.9, 0.1, 0.2, 0.3], 3),  # early luck does not count
+        ([0.1, 0.2, 0.8, 0.6], 2),  # it got worse
+        ([0.1, 0.2, 0.8, 0.797], 3),  # not measurably
+        ([float("nan")] * 4, 3),  # nothing held out
+    ],
+)
+def test_the_best_of_the_second_half_is_kept(dices, kept):
+    network = torch.nn.Linear(1, 1)
+    state = State(network=network, optimizer=None, scaler=None)
+    for number, dice in enumerate(dices):
+        with torch.no_grad():
+            network.bias.fill_(number)
+        state.enter(Judgement(loss=1.0, dice=dice), (number + 1) / len(dices) - 0.01)
+    assert state.best_entry == kept and state.best["bias"].item() == kept

@@ -17,6 +17,9 @@ from medhpc.train.judge import Judgement
 
 VERSION = 1
 
+DICE_NOISE = 0.005
+"""A held-out slab tells no smaller differences apart."""
+
 
 @dataclass(kw_only=True)
 class State:
@@ -53,17 +56,18 @@ class State:
         self.loss_steps += 1
 
     def enter(self, judgement: Judgement, spent: float) -> None:
-        """Put a judgement into the history, and keep the weights if none was better.
+        """Put a judgement into the history, and keep the weights unless earlier ones were better.
 
         Those of the first half of the budget give way to any later ones: a network that has just begun can have a
-        fair Dice by chance. `spent` is the share of the budget that is spent.
+        fair Dice by chance. Later ones are kept until one comes that is hardly worse (`DICE_NOISE`), for it has
+        learnt longer. `spent` is the share of the budget that is spent.
         """
-        best = self.history[self.best_entry] if self.history else {"spent": 0.0}
+        counted = [entry["dice"] for entry in self.history if entry["spent"] >= 0.5]
         loss = self.loss_sum / max(1, self.loss_steps)
         self.loss_sum, self.loss_steps = 0.0, 0
         entry = {"step": self.step, "seconds": self.seconds, "spent": spent, "loss": loss}
         self.history.append({**entry, "validation_loss": judgement.loss, "dice": judgement.dice})
-        if best["spent"] >= 0.5 and Judgement(loss=best["validation_loss"], dice=best["dice"]).beats(judgement):
+        if counted and judgement.dice < max(counted) - DICE_NOISE:
             return
         self.best_entry = len(self.history) - 1
         self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}

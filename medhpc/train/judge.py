@@ -30,10 +30,6 @@ class Judgement:
     loss: float
     dice: float
 
-    def beats(self, other: Judgement) -> bool:
-        """Whether this is the better one: by Dice, then by loss."""
-        return (self.dice, -self.loss) > (other.dice, -other.loss)
-
 
 def judge(engine: TorchEngine, held_out: Sequence[Patch], classes: int) -> Judgement:
     """Judge a network on blocks of normalised image (c, z, y, x) and targets (z, y, x); NaN where there are none."""
