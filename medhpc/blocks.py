@@ -27,6 +27,8 @@ def blocks(region: Box, chunks: Sequence[int] | None = None, voxels: int = BLOCK
     voxels : int
         Size of a block to aim at.
     """
+    if not region.size:
+        return
     chunks = tuple(chunks or (1, 1, 1))
     shape = _block_shape(region, chunks, voxels)
     axes = [_cuts(*along) for along in zip(region.start, region.stop, shape, chunks, strict=True)]
@@ -47,4 +49,4 @@ def _block_shape(region: Box, chunks: tuple[int, ...], voxels: int) -> Index:
 def _cuts(start: int, stop: int, step: int, chunk: int) -> list[tuple[int, int]]:
     """Ranges of `step` that cover start:stop, counted from the first face of a chunk at or before `start`."""
     faces = [start, *range(start // chunk * chunk + step, stop, step), stop]
-    return list(itertools.pairwise(faces)) if start < stop else []
+    return list(itertools.pairwise(faces))

@@ -41,6 +41,11 @@ def chunks_of(box, chunks):
     return itertools.product(*ranges)
 
 
+@given(at=st.tuples(*[st.integers(0, 9)] * 3), chunks=st.none() | lengths)
+def test_an_empty_region_has_no_blocks(at, chunks):
+    assert not list(blocks(Box(at, at), chunks))
+
+
 def test_planes_are_read_whole_and_in_order():
     found = list(blocks(Box.whole((5, 10, 10)), None, 200))
     assert [(b.start[0], b.stop[0]) for b in found] == [(0, 2), (2, 4), (4, 5)]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medhpc.blocks import blocks
 from medhpc.errors import BadTruth, NonFinite
-from medhpc.evaluate.streams import Progress, share, stream
+from medhpc.evaluate.streams import THICK, Progress, share, stream
 from medhpc.geometry import Box, Index
 from medhpc.metrics import SSIM_RADIUS, SSIM_WINDOW, psnr, ssim_map
 from medhpc.volume import Volume
+
+PIECE_VOXELS = 2**18
 
 
 def image_scores(
@@ -30,10 +35,8 @@ def image_scores(
         own = box.relative_to(read).slices
         difference = np.abs(found[own].astype(np.float64) - wanted[own])
         squares, largest = squares + float(np.sum(difference**2)), max(largest, float(difference.max()))
-        centres = box.intersection(inner)
-        if centres.size and not too_thin:
-            window = centres.grow(radius).relative_to(read).slices
-            similarity += float(ssim_map(found[window], wanted[window], data_range).sum())
+        if not too_thin:
+            similarity += _ssim_sum(found, wanted, read, box.intersection(inner), radius, data_range)
     if not np.isfinite(squares):
         raise NonFinite(f"{result.path} or {truth.path} holds NaN or infinity in {region}: expected finite voxels")
     notes = (f"no SSIM: an axis of {region.shape} is shorter than its window of {SSIM_WINDOW}",) if too_thin else ()
@@ -45,6 +48,19 @@ def image_scores(
         "max_difference": largest,
         "notes": notes,
     }
+
+
+def _ssim_sum(
+    found: NDArray[Any], wanted: NDArray[Any], read: Box, centres: Box, radius: Index, data_range: float
+) -> float:
+    """Sum of the similarities at `centres`, piece by piece: pieces that fit the cache are several times as quick."""
+
+    def of_piece(piece: Box) -> float:
+        window = piece.grow(radius).relative_to(read).slices
+        return float(ssim_map(found[window], wanted[window], data_range).sum())
+
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(of_piece, blocks(centres, THICK, PIECE_VOXELS)))
 
 
 def _ssim_radius(region: Box) -> tuple[Index, bool]:

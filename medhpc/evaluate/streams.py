@@ -15,6 +15,9 @@ from medhpc.geometry import Box, Index
 from medhpc.volume import Volume
 
 Progress: TypeAlias = Callable[[int, int], None]
+THICK: Index = (32, 64, 64)
+"""Least shape of blocks with a margin: the margin of thin ones would be larger than they are."""
+
 Block: TypeAlias = tuple[Box, Box, list[NDArray[Any]]]
 
 
@@ -32,7 +35,7 @@ def stream(
     arrays : list of arrays (z, y, x)
         One for each volume.
     """
-    boxes = blocks(region, _common_chunks(volumes), BLOCK_VOXELS)
+    boxes = blocks(region, _common_chunks(volumes, least=THICK if any(margin) else (1, 1, 1)), BLOCK_VOXELS)
     ahead: deque[tuple[Box, Box, list[Future[NDArray[Any]]]]] = deque()
     done = 0
     with ThreadPoolExecutor(len(volumes)) as readers:
@@ -55,10 +58,7 @@ def share(progress: Progress | None, part: int, parts: int) -> Progress | None:
     return lambda done, total: progress(part * total + done, parts * total)
 
 
-def _common_chunks(volumes: list[Volume]) -> Index | None:
-    """The longest chunk along each axis; None where no volume has any."""
-    chunks = [volume.chunks for volume in volumes if volume.chunks]
-    if not chunks:
-        return None
-    z, y, x = np.max(chunks, axis=0).tolist()
+def _common_chunks(volumes: list[Volume], least: Index) -> Index:
+    """The longest chunk along each axis."""
+    z, y, x = np.max([least, *(volume.chunks for volume in volumes if volume.chunks)], axis=0).tolist()
     return z, y, x
