@@ -18,7 +18,7 @@ from test_run import fill, new_run, plan_of
 from medhpc.errors import MissingTiles, NotARun
 from medhpc.run import status
 from medhpc.run.folder import create_run, prepare_folder
-from medhpc.run.ledger import Ledger, Record, parse_line, this_job
+from medhpc.run.ledger import Ledger, Record, parse_lines, this_job
 
 PLAN = "0123456789abcdef"
 records = st.builds(
@@ -52,7 +52,7 @@ def record(tile: int, plan: str = PLAN) -> Record:
 @given(records)
 def test_a_record_survives_its_line(record):
     assert record.line.count(b"\n") == 1
-    assert Record(**parse_line(record.line)) == record
+    assert [Record(**fields) for fields in parse_lines([record.line])] == [record]
 
 
 @settings(max_examples=300)
@@ -61,18 +61,18 @@ def test_a_damaged_line_is_no_record(record, data):
     line = bytearray(record.line)
     place = data.draw(st.integers(0, len(line) - 2))
     line[place] ^= data.draw(st.integers(1, 255))
-    assert parse_line(bytes(line)) is None
+    assert parse_lines([bytes(line)]) == []
 
 
 @given(records, st.data())
 def test_a_torn_line_is_no_record(record, data):
     length = data.draw(st.integers(0, len(record.line) - 2))
-    assert parse_line(record.line[:length]) is None
+    assert parse_lines([record.line[:length]]) == []
 
 
 @given(st.binary(max_size=60))
 def test_noise_is_no_record(line):
-    assert parse_line(line) is None
+    assert parse_lines([line]) == []
 
 
 # --- files ---------------------------------------------------------------------------------------
