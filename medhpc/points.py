@@ -98,8 +98,8 @@ def read_points(path: str | Path) -> Points:
         return _read_csv(file)
     except OSError as error:
         raise BadTruth(f"cannot read the points in {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise BadTruth(f"{file} is not text: expected a CSV table of points") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadTruth(f"{file} is not a text table: expected CSV with the columns z,y,x or z_um,y_um,x_um") from error
 
 
 def points_in_volume(
@@ -217,7 +217,11 @@ def _read_cell_counter(path: Path, marker_type: str | None) -> Points:
     """Markers of a CellCounter_Marker_File, the format of the ImageJ plugin Cell Counter."""
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # the latter two: encodings that it does not know
         raise BadTruth(f"{path} is damaged or not XML ({error}): expected a Cell Counter file") from error
     if root.tag != "CellCounter_Marker_File":
         raise BadTruth(f"{path} holds <{root.tag}>: expected a Cell Counter file, <CellCounter_Marker_File>")

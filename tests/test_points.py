@@ -32,6 +32,11 @@ def marker_file(path: Path, *types: tuple[int, list[tuple[int, int, int]]]) -> P
     return path
 
 
+WHOLE_FILE = b"""<?xml version="1.0" encoding="UTF-8"?><CellCounter_Marker_File><Marker_Data><Marker_Type><Type>2</Type>
+<Marker><MarkerX>1</MarkerX><MarkerY>2</MarkerY><MarkerZ>3</MarkerZ></Marker></Marker_Type></Marker_Data>
+</CellCounter_Marker_File>"""
+
+
 def volume_of(array: np.ndarray, chunks: tuple[int, int, int] | None = None) -> SimpleNamespace:
     return SimpleNamespace(shape=array.shape, chunks=chunks, read=lambda box: array[box.slices][np.newaxis])
 
@@ -97,7 +102,7 @@ def test_tables_of_other_shapes(tmp_path, text, expected):
         ("a.csv", b"z,y,x\n1,2,3\n1,2,three\n", "line 3"),
         ("a.csv", b"z,y,x\n1,2\n", "line 2"),
         ("a.csv", b"z,y,x\n1,2,nan\n", "finite"),
-        ("a.csv", b"\xff\xfe\x00\x81", "not text"),
+        ("a.csv", b"\xff\xfe\x00\x81", "not a text table"),
         ("a.xml", b"<CellCounter_Marker_File><Mark", "damaged"),
         ("a.xml", b"<Other/>", "<Other>"),
     ],
@@ -107,6 +112,21 @@ def test_what_is_not_a_file_of_points_is_said_in_one_line(tmp_path, name, conten
     with pytest.raises(BadTruth, match=reason) as error:
         read_points(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@given(
+    content=st.binary(max_size=200)
+    | st.text('zyx_um,;\t\n\r"0123.-e', max_size=60).map(str.encode)
+    | st.integers(0, 400).map(lambda n: WHOLE_FILE[:n]),
+    name=st.sampled_from(["a.csv", "a.xml"]),
+)
+def test_no_content_whatever_is_worse_than_bad_truth(tmp_path_factory, content, name):
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(content)
+    try:
+        assert read_points(path).positions.shape[1] == 3
+    except BadTruth as error:
+        assert "\n" not in str(error)
 
 
 def test_a_missing_file_is_bad_truth(tmp_path):
