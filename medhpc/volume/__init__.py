@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medhpc.errors import BadOption, BrokenFile, UnknownFormat, VolumeNotFound
 from medhpc.volume.base import Source, Volume, reading
 from medhpc.volume.convert import convert
-from medhpc.volume.create import create_volume
+from medhpc.volume.create import check_writable, create_volume
 from medhpc.volume.describe import describe
 from medhpc.volume.formats import (
     VOLUME_SUFFIXES,
@@ -35,6 +35,7 @@ __all__ = [
     "Volume",
     "VolumeWriter",
     "build_pyramid",
+    "check_writable",
     "convert",
     "create_ome_zarr",
     "create_volume",

@@ -24,6 +24,7 @@ def convert(
     region: Box | None = None,
     voxel_size: VoxelSize | None = None,
     unit: str | None = None,
+    affine: np.ndarray[Any, Any] | None = None,
     levels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -38,6 +39,8 @@ def convert(
         Voxels to take; everything by default.
     voxel_size : (z, y, x), optional
         In place of the source's, in `unit` (``um`` unless given).
+    affine : array of 4 x 4, optional
+        In place of the source's.
     levels : int, optional
         Of the pyramid of an OME-Zarr; see :func:`medhpc.volume.create_volume`.
     progress : callable, optional
@@ -47,7 +50,8 @@ def convert(
     size, unit = (source.voxel_size, source.unit) if voxel_size is None else (voxel_size, unit or "um")
     if unit not in ("um", "mm") and size is not None:
         raise BadOption(f"unit '{unit}', expected um or mm")
-    affine = _affine_of(source, region) if voxel_size is None else None
+    if affine is None and voxel_size is None:
+        affine = _affine_of(source, region)
     channels = source.channels if source.axes == "CZYX" else 0
     with create_volume(
         out, region.shape, source.dtype, channels=channels, voxel_size=size, unit=unit, affine=affine, levels=levels

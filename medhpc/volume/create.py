@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from medhpc.errors import BadOption, NotAVolume, UnknownFormat, UnsupportedDtype
+from medhpc.errors import (
+    BadOption,
+    NoPermission,
+    NotAVolume,
+    UnknownFormat,
+    UnsupportedDtype,
+    VolumeNotFound,
+)
 from medhpc.geometry import Index
 from medhpc.volume.base import writing
 from medhpc.volume.formats import HDF5_SUFFIXES, NIFTI_SUFFIXES, TIFF_SUFFIXES, split_dataset, suffix_of
@@ -68,9 +76,8 @@ def create_volume(
     UnknownFormat, UnsupportedDtype, NotAVolume, BadOption, NoPermission, DiskFull
     """
     name = str(path)
-    suffix = suffix_of(split_dataset(name)[0])
-    if suffix not in WRITTEN_SUFFIXES:
-        raise UnknownFormat(f"{name}: cannot write '{suffix}', expected one of {', '.join(WRITTEN_SUFFIXES)}")
+    file = check_writable(name)
+    suffix = suffix_of(file)
     specification = Specification(
         shape=_checked_shape(name, shape, channels),
         channels=channels,
@@ -79,7 +86,6 @@ def create_volume(
         unit=_checked_unit(name, voxel_size, unit),
         affine=affine,
     )
-    file = check_replaceable(name)
     aside = Aside(file)
     try:
         with writing(name):
@@ -88,6 +94,30 @@ def create_volume(
         aside.discard()
         raise
     return VolumeWriter(name, specification, target, aside)
+
+
+def check_writable(path: str | Path) -> Path:
+    """Refuse a path that no volume can be written to, before any work is done for it.
+
+    Returns
+    -------
+    Path
+        The file, without a dataset in it.
+
+    Raises
+    ------
+    UnknownFormat, BadOption, VolumeNotFound, NoPermission
+    """
+    name = str(path)
+    suffix = suffix_of(split_dataset(name)[0])
+    if suffix not in WRITTEN_SUFFIXES:
+        raise UnknownFormat(f"{name}: cannot write '{suffix}', expected one of {', '.join(WRITTEN_SUFFIXES)}")
+    file = check_replaceable(name)
+    if not file.parent.is_dir():
+        raise VolumeNotFound(f"{name}: its folder does not exist; make it first")
+    if not os.access(file.parent, os.W_OK):
+        raise NoPermission(f"{name}: no permission to write in its folder; choose another")
+    return file
 
 
 def _target(

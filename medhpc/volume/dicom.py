@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from medhpc.volume.units import voxel_size_in
 
 # Files in use break the standard in ways that do not matter here; they need no warning each.
 config.settings.reading_validation_mode = config.IGNORE
+warnings.filterwarnings("ignore", module="pydicom")
 
 _TAGS = [
     "SeriesInstanceUID",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Hdf5Target:
     ) -> None:
         if present is not None:
             shutil.copyfile(present, path)
-        self._file = h5py.File(path, "a", locking=False)
+        self._disk = Disk(path)
+        self._file = h5py.File(self._disk, "a" if present else "w")
         if isinstance(self._file.get(name), h5py.Group):
             raise BadOption(f"'{name}' is a group in it, expected a dataset or a name that is free")
         if name in self._file:
@@ -72,11 +74,41 @@ class Hdf5Target:
             self._dataset[:, planes] = block
         else:
             self._dataset[planes] = block[0]
+        self._disk.check()
 
     def finish(self) -> None:
         """Write what HDF5 still holds."""
-        self._file.flush()
+        self._file.close()
+        self._disk.check()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._disk.close()
+
+
+class Disk(io.FileIO):
+    """A file that remembers why a write failed where it should raise.
+
+    HDF5 insists on writing what it holds when it closes a file, and ends the process where it cannot.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "r+b" if path.exists() else "x+b")
+        self._failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write everything, or remember why not."""
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left and not self._failure:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._failure = error
+        return size
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._failure:
+            raise self._failure

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -27,7 +27,11 @@ from medhpc.volume.writer import Specification
 from medhpc.volume.zarr import chunk_file
 
 _SMALLEST = 256  # voxels; a level this small is the last
+_THREADS = min(4, os.cpu_count() or 1)
+_BATCH = 256  # shards handed to the threads at once, of millions
 _UNITS = {"um": "micrometer", "mm": "millimeter"}
+
+Level: TypeAlias = zarr.Array[Any]
 
 
 class OmeZarrTarget:
@@ -64,7 +68,16 @@ class OmeZarrTarget:
 
     def write(self, z0: int, block: np.ndarray[Any, Any]) -> None:
         """Write planes from `z0` on."""
-        self._full[..., z0 : z0 + block.shape[1], :, :] = block if self._has_channels else block[0]
+        voxels = block if self._has_channels else block[0]
+
+        def write_shard(inside: tuple[slice, ...]) -> None:
+            *lead, planes, rows, columns = inside
+            target = (*lead, slice(z0 + planes.start, z0 + planes.stop), rows, columns)
+            self._full[target] = voxels[inside]
+
+        # One call per shard: where one fails, no other is still being written when the error arrives here.
+        with ThreadPoolExecutor(_THREADS) as threads:
+            list(threads.map(write_shard, _cells(voxels.shape, _shards(self._full))))
 
     def finish(self) -> None:
         """Build the pyramid."""
@@ -157,29 +170,29 @@ def build_pyramid(group: zarr.Group, *, labels: bool, progress: Callable[[int, i
     """
     names = sorted((name for name in group.array_keys() if name.isdecimal()), key=int)
     pairs = [(_level(group, int(name) - 1), _level(group, int(name))) for name in names[1:]]
-    total = sum(len(list(_places(target))) for _, target in pairs)
+    total = sum(1 for _, target in pairs for _ in _cells(target.shape, _shards(target)))
     done = 0
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(_THREADS) as threads:
         for source, target in pairs:  # a level must be whole before the next one reads it
-            missing = [place for place in _places(target) if not chunk_file(target, place).exists()]
-            done += len(list(_places(target))) - len(missing)
-            for _ in threads.map(lambda place, a=source, b=target: _shrink(a, b, place, labels), missing):
-                done += 1
-                if progress:
-                    progress(done, total)
+
+            def fill(cell: tuple[slice, ...], source: Level = source, target: Level = target) -> None:
+                if not _is_there(target, cell):
+                    _shrink(source, target, cell, labels=labels)
+
+            cells = _cells(target.shape, _shards(target))
+            while batch := list(itertools.islice(cells, _BATCH)):
+                for _ in threads.map(fill, batch):
+                    done += 1
+                    if progress:
+                        progress(done, total)
 
 
-def _shrink(source: zarr.Array[Any], target: zarr.Array[Any], place: tuple[int, ...], labels: bool) -> None:
+def _shrink(source: Level, target: Level, cell: tuple[slice, ...], *, labels: bool) -> None:
     """Fill one shard of a level from the level before."""
     factor = tuple(2 if n > m else 1 for n, m in zip(source.shape, target.shape, strict=True))
-    shard = _shards(target)
-    start = [p * s for p, s in zip(place, shard, strict=True)]
-    stop = [min(a + s, n) for a, s, n in zip(start, shard, target.shape, strict=True)]
-    larger = tuple(slice(a * f, b * f) for a, b, f in zip(start, stop, factor, strict=True))  # numpy clips the ends
+    larger = tuple(slice(c.start * f, c.stop * f) for c, f in zip(cell, factor, strict=True))  # beyond the end: clipped
     block = np.asarray(source[larger])
-    target[tuple(map(slice, start, stop))] = (
-        block[tuple(slice(None, None, f) for f in factor)] if labels else mean_of(block, factor)
-    )
+    target[cell] = block[tuple(slice(None, None, f) for f in factor)] if labels else mean_of(block, factor)
 
 
 def mean_of(block: np.ndarray[Any, Any], factor: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -243,16 +256,22 @@ def _metadata(
     return {"version": "0.5", "multiscales": [multiscale]}
 
 
-def _level(group: zarr.Group, level: int) -> zarr.Array[Any]:
+def _level(group: zarr.Group, level: int) -> Level:
     array = group[str(level)]
     assert isinstance(array, zarr.Array)
     return array
 
 
-def _shards(array: zarr.Array[Any]) -> tuple[int, ...]:
+def _shards(array: Level) -> tuple[int, ...]:
     return array.shards or array.chunks
 
 
-def _places(array: zarr.Array[Any]) -> Iterator[tuple[int, ...]]:
-    """Positions of all shards."""
-    return itertools.product(*(range(-(-n // s)) for n, s in zip(array.shape, _shards(array), strict=True)))
+def _is_there(array: Level, cell: tuple[slice, ...]) -> bool:
+    """Whether the file of a shard exists; one of zeros has none, and is found to be zero again."""
+    return chunk_file(array, tuple(c.start // s for c, s in zip(cell, _shards(array), strict=True))).exists()
+
+
+def _cells(shape: tuple[int, ...], cell: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into cells of one shape, those at the end clipped."""
+    along = ([slice(a, min(a + length, n)) for a in range(0, n, length)] for n, length in zip(shape, cell, strict=True))
+    return itertools.product(*along)

@@ -69,7 +69,7 @@ class Target(Protocol):
         """Complete the file; called once, after the last plane."""
 
     def close(self) -> None:
-        """Close what is open, whether the file is complete or not."""
+        """Close what is open, whether the file is complete or not; a second call does nothing."""
 
 
 class Aside:
@@ -134,8 +134,10 @@ class VolumeWriter:
             if kind is None:
                 self._complete()
         finally:
-            self._target.close()
-            self._aside.discard()
+            try:
+                self._target.close()
+            finally:
+                self._aside.discard()
 
     def write(self, z0: int, block: np.ndarray[Any, Any]) -> None:
         """Add planes `z0`, `z0` + 1, ...; they follow those given before.
@@ -185,6 +187,7 @@ class VolumeWriter:
             raise BrokenFile(f"{self.path}: only {self._next} of {planes} planes were written; the file was not made")
         with writing(self.path):
             self._target.finish()
+            self._target.close()
         self._aside.publish()
 
 
