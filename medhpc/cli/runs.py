@@ -108,10 +108,16 @@ stitch_options = options.together(
     click.option(
         "--threshold",
         type=click.FloatRange(0, 1),
-        default=0.5,
-        show_default=True,
         metavar="P",
-        help="Probability from which a voxel is foreground.",
+        help="Probability from which a voxel is foreground; 0.5 unless given.",
+    ),
+    click.option(
+        "--smooth",
+        type=click.FloatRange(0),
+        default=0.0,
+        show_default=True,
+        metavar="S",
+        help="For labels: smooth probabilities first, by a Gaussian of this deviation in voxels.",
     ),
     click.option(
         "--min-size",
@@ -122,7 +128,24 @@ stitch_options = options.together(
         help="Leave out objects of fewer voxels.",
     ),
     click.option("--split", is_flag=True, help="Cut touching objects apart (watershed of the distance to the border)."),
+    click.option(
+        "--split-depth",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        metavar="F",
+        help="How deep a neck must be to be cut, as a fraction of the object's half width.",
+    ),
+    click.option(
+        "--split-limit",
+        type=click.IntRange(1),
+        default=2**24,
+        show_default=True,
+        metavar="V",
+        help="Objects with a bounding box of more voxels stay whole.",
+    ),
     click.option("--objects", metavar="CSV", help="List the objects: centre, volume, mean probability, bounding box."),
+    click.option("--levels", type=click.IntRange(1), metavar="N", help="Levels of an OME-Zarr pyramid; 1 for none."),
 )
 
 
@@ -272,8 +295,14 @@ def _done(result: InferResult) -> str:
 
 
 def _stitched(result: StitchResult) -> dict[str, str]:
-    """What was written, as lines."""
-    return {name.replace("_", " "): str(value) for name, value in result.as_dict().items()}
+    """What was written."""
+    seconds = show.duration(result.seconds)
+    lines = {"result": f"{result.out}\n{result.kind}, {show.shape(result.shape)} {result.dtype}, in {seconds}"}
+    if result.objects is not None:
+        lines["objects"] = f"{result.objects:,}" + (f", listed in {result.table}" if result.table else "")
+    if result.left_whole:
+        lines["objects"] += f"; {result.left_whole:,} too large to be split"
+    return lines
 
 
 def _progress(found: Status) -> dict[str, str]:
