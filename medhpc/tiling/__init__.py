@@ -1,6 +1,6 @@
 """The tile step: volume and network to a plan."""
 
-from medhpc.tiling.summary import summarize
 from medhpc.tiling.planning import tile
+from medhpc.tiling.summary import summarize
 
 __all__ = ["summarize", "tile"]

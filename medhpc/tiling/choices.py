@@ -53,6 +53,22 @@ def check_fit(network: Any, volume: Volume) -> None:
         raise NetworkMismatch(f"{volume.path} is {got} voxels (z y x), the network's padding needs {need}{hint}")
 
 
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance that no error can be below."""
+    if tolerance is not None and not tolerance > 0:
+        raise BadOption(f"tolerance {tolerance} is not a number above 0; leave it out for half an 8-bit step")
+
+
+def choose_index(value: str | Index, what: str) -> Index:
+    """Three positive whole numbers, given as text or as numbers; `what` names them in errors.
+
+    Raises
+    ------
+    BadOption
+    """
+    return parse_index(value if isinstance(value, str) else ",".join(map(str, value)), what)
+
+
 def choose_region(region: str | Box | None, shape: Index) -> Box:
     """The box to compute; the whole volume by default.
 
@@ -107,7 +123,7 @@ def choose_blend(mode: str, window: str | Index, overlap: float, volume: Index, 
         return Blend(mode="none")
     if not 0 <= overlap < 1:
         raise BadOption(f"overlap {overlap} is not a fraction from 0 up to (not including) 1")
-    wanted = parse_index(window, "window") if isinstance(window, str) else window
+    wanted = choose_index(window, "window")
     if network.ndim == 2:
         wanted = (1, *wanted[1:])
     least = spatial(network.minimum_shape)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import medhpc
 from medhpc import engine as engines
 from medhpc import nets
-from medhpc.geometry import Box, Grid, Index, parse_index
+from medhpc.geometry import Box, Grid, Index
 from medhpc.run.blocks import normalize as normalized
 from medhpc.run.blocks import read_block
 from medhpc.run.durable import room_and_rights
@@ -23,7 +23,9 @@ from medhpc.run.shards import shard_shape
 from medhpc.tiling.choices import (
     check_choice,
     check_fit,
+    check_tolerance,
     choose_blend,
+    choose_index,
     choose_normalization,
     choose_region,
     choose_stored,
@@ -115,6 +117,7 @@ def tile(
     check_choice("store", store, ("probability", "argmax", "raw"))
     check_choice("dtype", dtype, ("uint8", "float16"))
     check_choice("nan", nan, ("refuse", "zero"))
+    check_tolerance(tolerance)
     folder = Path(run)
     with ExitStack() as opened:
         original = opened.enter_context(open_volume(volume, channel=channel, level=level))
@@ -122,7 +125,7 @@ def tile(
         check_fit(loaded, original)
         chosen = choose_region(region, original.shape)
         blended = choose_blend(blend, window, overlap, original.shape, loaded)
-        size = None if tile == "auto" else parse_index(tile, "tile") if isinstance(tile, str) else tile
+        size = None if tile == "auto" else choose_index(tile, "tile")
         if size:
             check_tile(size, original.shape, spatial(loaded.stride))
         prepare_folder(folder)

@@ -73,8 +73,8 @@ def block_voxels(memory: int, bytes_per_voxel: float, channels: int, itemsize: i
     per_voxel = bytes_per_voxel + 4 * channels + waiting
     voxels = int((memory - BASE) / per_voxel)
     if voxels < 32**3:
-        least = (BASE + 32**3 * per_voxel) / 2**30
-        raise BadOption(f"memory {memory / 2**30:.2g} GiB is too little for this network; give at least {least:.2g}G")
+        least = math.ceil((BASE + 32**3 * per_voxel) / 2**30 * 100) / 100
+        raise BadOption(f"memory {memory / 2**30:.2g} GiB is too little for this network; give at least {least:.2f}G")
     return voxels
 
 

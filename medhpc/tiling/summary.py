@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medhpc.geometry import Grid
 from medhpc.run.plan import Plan
 from medhpc.tiling.size import BASE
 
@@ -33,7 +34,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     """
     grid = plan.grid
     computed = computed_voxels(plan)
-    shards = math.prod(-(-n // s) for n, s in zip(plan.region.shape, plan.stored.shard, strict=True))
+    shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
     stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
     seconds = computed * plan.cost.seconds_per_voxel
     largest = min(plan.cost.block_voxels, max_read(plan))
