@@ -1,0 +1,5 @@
+"""The stitch step: shards to results."""
+
+from medhpc.stitch.step import StitchResult, stitch
+
+__all__ = ["StitchResult", "stitch"]

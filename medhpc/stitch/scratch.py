@@ -1,0 +1,85 @@
+"""What an unfinished stitch has done so far, and whose turn it is."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhpc.errors import BadOption
+from medhpc.run.durable import room_and_rights, write_durably
+
+
+class Scratch:
+    """A folder of finished steps; each is written whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one request: another request has another folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, step: str) -> bool:
+        """Whether a step is finished."""
+        return (self.folder / step).exists()
+
+    def save(self, step: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Finish a step by its arrays."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **dict(arrays))
+        write_durably(self.folder / step, content.getvalue())
+
+    def load(self, step: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+        """The arrays of a finished step, or those of them that are wanted."""
+        with np.load(self.folder / step, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if wanted(name)}
+
+    def mark(self, step: str) -> None:
+        """Finish a step whose result lies elsewhere."""
+        write_durably(self.folder / step, b"")
+
+    def forget(self, *patterns: str) -> None:
+        """Let finished steps be done again."""
+        for pattern in patterns:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    @contextmanager
+    def locked(self, request: Mapping[str, Any]) -> Iterator[None]:
+        """Keep a second stitch of the same request out while the block runs; remove the folder when it ends well.
+
+        Raises
+        ------
+        BadOption
+            Another process is at it.
+        """
+        with room_and_rights(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "request.json").write_text(json.dumps(dict(request), indent=1))
+            lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            _lock(lock, self.folder)
+            yield
+            shutil.rmtree(self.folder)
+        finally:
+            os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadOption(f"another process stitches the same result (see {folder}); wait for it, or end it") from None
+    except OSError:  # a file system without locks: nothing can be told
+        return
