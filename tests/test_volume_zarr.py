@@ -39,6 +39,12 @@ def test_plain_arrays(tmp_path: Path, options: dict) -> None:
         open_volume(tmp_path / "a.zarr", level=1)
 
 
+def test_one_large_chunk_is_expensive(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(512, 512, 512), chunks=(512, 512, 512), dtype="u2")
+    with open_volume(tmp_path / "a.zarr") as volume:
+        assert volume.why_expensive == "chunks of 512 x 512 x 512, each decoded whole"
+
+
 def test_groups(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     group.create_array("raw", data=VOXELS)

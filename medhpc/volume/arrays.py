@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,14 @@ import numpy as np
 from medhpc.geometry import Box
 from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
+
+_LARGE_CHUNK = 2**26  # bytes
+
+
+def why_expensive(chunks: tuple[int, ...] | None, itemsize: int) -> str:
+    """Say why boxes of a chunked array cost too much; empty where they do not."""
+    large = chunks is not None and math.prod(chunks) * itemsize > _LARGE_CHUNK
+    return f"chunks of {' x '.join(map(str, chunks or ()))}, each decoded whole" if large else ""
 
 
 class Sliceable(Protocol):

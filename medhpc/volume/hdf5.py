@@ -10,12 +10,10 @@ import h5py
 import numpy as np
 
 from medhpc.errors import NotAVolume, VolumeNotFound
-from medhpc.volume.arrays import ArraySource
+from medhpc.volume.arrays import ArraySource, why_expensive
 from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
 from medhpc.volume.units import voxel_size_in
-
-_LARGE_CHUNK = 2**26  # bytes
 
 
 def open_hdf5(path: Path, name: str) -> ArraySource:
@@ -27,7 +25,6 @@ def open_hdf5(path: Path, name: str) -> ArraySource:
         file = files.enter_context(h5py.File(path, "r", locking=False))
         dataset = _dataset(file, path, name)
         layout = _layout_of(dataset)
-        large = dataset.chunks and np.prod(dataset.chunks) * dataset.dtype.itemsize > _LARGE_CHUNK
         voxel_size, unit = voxel_size_in(_element_size(dataset), ["um"] * 3)
         header = Header(
             format="HDF5",
@@ -37,7 +34,7 @@ def open_hdf5(path: Path, name: str) -> ArraySource:
             voxel_size=voxel_size,
             unit=unit,
             chunks=dataset.chunks and layout.spatial(dataset.chunks, missing=1),
-            why_expensive=f"chunks of {dataset.chunks}, each decoded whole" if large else "",
+            why_expensive=why_expensive(dataset.chunks, dataset.dtype.itemsize),
         )
         return ArraySource(header, layout, dataset, [path], files.pop_all().close)
 

@@ -44,15 +44,11 @@ class Layout:
                 f"a time series of {stored[axes.index('T')]} frames, expected one volume; "
                 "save one time point (or, if T is really z, swap the two axes) first"
             )
-        long = "".join(name for name, length in zip(axes, stored, strict=True) if length > 1 or name in "ZYX")
-        names = {name: name for name in long}
-        names |= {name: "C" for name in _CHANNEL_NAMES if name in long}
-        planes = [name for name in _PLANE_NAMES if name in long]
-        if planes and "Z" not in long:
-            names[planes[0]] = "Z"
+        long = [name for name, length in zip(axes, stored, strict=True) if length > 1]
+        meaning = {name: "C" for name in _CHANNEL_NAMES}
+        meaning |= {name: "Z" for name in _PLANE_NAMES if "Z" not in long}
         letters = "".join(
-            names.get(name, "_") if length > 1 or name in "ZYX" else "_"
-            for name, length in zip(axes, stored, strict=True)
+            meaning.get(name, name) if length > 1 else "_" for name, length in zip(axes, stored, strict=True)
         )
         if any(letters.count(name) > 1 for name in "CZYX") or set(letters) - set("CZYX_"):
             raise NotAVolume(f"axes {axes} of {_times(stored)}, expected z, y, x and at most one channel axis")
@@ -105,12 +101,7 @@ class Layout:
         block = block.reshape([n for n, name in zip(block.shape, self.axes, strict=True) if name != "_"])
         stored = self.axes.replace("_", "")
         block = block.transpose([stored.index(name) for name in "CZYX" if name in stored])
-        return block.reshape([block.shape[_position(name, stored)] if name in stored else 1 for name in "CZYX"])
-
-
-def _position(name: str, stored: str) -> int:
-    """Where the axis stands once the stored axes are in the order C Z Y X."""
-    return [other for other in "CZYX" if other in stored].index(name)
+        return np.expand_dims(block, tuple(n for n, name in enumerate("CZYX") if name not in stored))
 
 
 def _check_not_empty(stored: Sequence[int]) -> None:

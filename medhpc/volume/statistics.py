@@ -89,7 +89,8 @@ def _all_blocks(volume: Volume) -> Iterable[Box]:
 def _sampled_boxes(volume: Volume, budget: int) -> list[Box]:
     """Cells of a grid, spread evenly; whole planes where boxes are expensive."""
     if not volume.boxes_are_cheap:
-        return _spread(volume.shape, (1, *volume.shape[1:]), budget)
+        _, height, width = volume.shape
+        return _spread(volume.shape, (1, min(height, max(1, budget // width)), width), budget)
     side = min(_BOX, max(_BOX // 4, 2 ** int(math.log2(budget / _FEW) / 3)))
     z, y, x = (min(-(-side // c) * c, n) for c, n in zip(volume.chunks or (1, 1, 1), volume.shape, strict=True))
     return _spread(volume.shape, (z, y, x), budget)

@@ -11,7 +11,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from medhpc.errors import BadOption, NotAVolume
-from medhpc.volume.arrays import ArraySource
+from medhpc.volume.arrays import ArraySource, why_expensive
 from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
 from medhpc.volume.units import VoxelSize, voxel_size_in
@@ -55,7 +55,13 @@ def _image_source(path: Path, group: zarr.Group, version: str, multiscale: dict[
 def _source(path: Path, array: zarr.Array[Any], layout: Layout, name: str, **more: Any) -> ArraySource:
     cz, cy, cx = (min(c, n) for c, n in zip(layout.spatial(array.chunks, missing=1), layout.shape, strict=True))
     header = Header(
-        format=name, shape=layout.shape, channels=layout.channels, dtype=array.dtype, chunks=(cz, cy, cx), **more
+        format=name,
+        shape=layout.shape,
+        channels=layout.channels,
+        dtype=array.dtype,
+        chunks=(cz, cy, cx),
+        why_expensive=why_expensive(array.chunks, array.dtype.itemsize),
+        **more,
     )
     return ArraySource(header, layout, array, _files(path, array), lambda: None)
 
