@@ -18,6 +18,7 @@ Samples underestimate the maximum over the volume, hence the safety factor.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -191,7 +192,7 @@ class HaloProbe:
         shape = self._core_shape()
         along = []
         for start, stop, length in zip(self.region.start, self.region.stop, shape, strict=True):
-            places = min(PLACES, max(1, (stop - start) // length))
+            places = min(PLACES, math.ceil((stop - start) / length))
             along.append(np.unique(np.linspace(start, stop - length, places).astype(int)).tolist())
         boxes = [
             Box((z, y, x), (z + shape[0], y + shape[1], x + shape[2]))
