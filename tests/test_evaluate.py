@@ -400,11 +400,17 @@ def test_kinds_that_do_not_meet(write, table):
         evaluate(write("f.tif", noisy() / np.float32(7)), labels, kind="mask")
 
 
-def test_images_that_have_no_range_or_no_number(write):
-    flat, broken = write("flat.tif", np.full(SHAPE, 3.5, np.float32)), noisy().astype(np.float32)
+def test_an_image_of_one_value_has_no_range_and_says_so(write):
+    flat = write("flat.tif", np.full(SHAPE, 3.5, np.float32))
+    found = evaluate(flat, flat)
+    assert found.psnr is found.ssim is None and found.max_difference == 0
+    assert "one value" in found.notes[0]
+    assert evaluate(flat, flat, data_range=10).ssim == pytest.approx(1)
+
+
+def test_images_with_nan_are_refused(write):
+    broken = noisy().astype(np.float32)
     broken[3, 4, 5] = np.nan
-    with pytest.raises(BadTruth, match="everywhere"):
-        evaluate(flat, flat)
     with pytest.raises(NonFinite, match="NaN"):
         evaluate(write("nan.tif", broken), write("image.tif", noisy()), kind="image")
 

@@ -141,6 +141,7 @@ class Evaluation:
         lines |= {name: f"{value:.4f}" for name, value in scores.items() if value is not None and name != "psnr"}
         if self.psnr is not None:
             lines["psnr"] = f"{self.psnr:.2f} dB, for a range of {self.data_range:g}"
+        if self.max_difference is not None:
             lines["largest difference"] = f"{self.max_difference:g}"
         if self.mean_distance_um is not None:
             lines["mean distance"] = f"{self.mean_distance_um:.2f} um"

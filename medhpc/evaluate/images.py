@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhpc.blocks import blocks
-from medhpc.errors import BadTruth, NonFinite
+from medhpc.errors import NonFinite
 from medhpc.evaluate.streams import THICK, Progress, share, stream
 from medhpc.geometry import Box, Index
 from medhpc.metrics import SSIM_RADIUS, SSIM_WINDOW, psnr, ssim_map
@@ -28,25 +28,25 @@ def image_scores(
     if data_range is None:
         data_range = _data_range(truth, region, share(progress, 0, 2))
         progress = share(progress, 1, 2)
-    radius, too_thin = _ssim_radius(region)
+    radius = _ssim_radius(region)
+    reason = _no_ssim(region, radius, data_range)
     inner = region.grow((-radius[0], -radius[1], -radius[2]))
     squares = largest = similarity = 0.0
     for box, read, (found, wanted) in stream([result, truth], region, margin=radius, progress=progress):
         own = box.relative_to(read).slices
         difference = np.abs(found[own].astype(np.float64) - wanted[own])
         squares, largest = squares + float(np.sum(difference**2)), max(largest, float(difference.max()))
-        if not too_thin:
+        if not reason:
             similarity += _ssim_sum(found, wanted, read, box.intersection(inner), radius, data_range)
     if not np.isfinite(squares):
         raise NonFinite(f"{result.path} or {truth.path} holds NaN or infinity in {region}: expected finite voxels")
-    notes = (f"no SSIM: an axis of {region.shape} is shorter than its window of {SSIM_WINDOW}",) if too_thin else ()
     return {
-        "psnr": psnr(squares / region.size, data_range),
-        "ssim": None if too_thin else similarity / inner.size,
+        "psnr": psnr(squares / region.size, data_range) if data_range else None,
+        "ssim": None if reason else similarity / inner.size,
         "data_range": data_range,
         "mean_squared_error": squares / region.size,
         "max_difference": largest,
-        "notes": notes,
+        "notes": (reason,) if reason else (),
     }
 
 
@@ -63,16 +63,22 @@ def _ssim_sum(
         return sum(pool.map(of_piece, blocks(centres, THICK, PIECE_VOXELS)))
 
 
-def _ssim_radius(region: Box) -> tuple[Index, bool]:
-    """Half the window along each axis, none across a single plane; and whether an axis is too short for it."""
-    z, y, x = (0 if axis == 0 and n == 1 else SSIM_RADIUS for axis, n in enumerate(region.shape))
-    return (z, y, x), any(n <= 2 * r for n, r in zip(region.shape, (z, y, x), strict=True))
+def _ssim_radius(region: Box) -> Index:
+    """Half the window along each axis, none across a single plane."""
+    return SSIM_RADIUS if region.shape[0] > 1 else 0, SSIM_RADIUS, SSIM_RADIUS
+
+
+def _no_ssim(region: Box, radius: Index, data_range: float) -> str:
+    """Why there can be no SSIM; empty where there can."""
+    if not data_range:
+        return "no PSNR, no SSIM: the truth has one value everywhere; give a data range"
+    if any(n <= 2 * r for n, r in zip(region.shape, radius, strict=True)):
+        return f"no SSIM: an axis of {region.shape} is shorter than its window of {SSIM_WINDOW}"
+    return ""
 
 
 def _data_range(truth: Volume, region: Box, progress: Progress | None) -> float:
     low, high = np.inf, -np.inf
     for _, _, (block,) in stream([truth], region, progress=progress):
         low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if not low < high:
-        raise BadTruth(f"{truth.path} is {low:g} everywhere in {region}: PSNR and SSIM need a range; give a data range")
     return high - low
