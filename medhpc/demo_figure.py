@@ -50,7 +50,7 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
     axes[0, 1].set_title("true centres within 2 planes")
     shuffled = np.random.default_rng(1).permutation(256)
     colours = ListedColormap(colormaps["turbo"](shuffled / 255.0))
-    axes[0, 2].imshow(np.ma.masked_equal(labels, 0) % 256, cmap=colours, interpolation="nearest", alpha=0.8)
+    axes[0, 2].imshow(np.ma.masked_equal(labels, 0).astype(int) % 256, cmap=colours, interpolation="nearest", alpha=0.8)
     tiles = figures["tiled"]
     axes[0, 2].set_title(f"{tiles['cells']} cells found; F1 {tiles['f1']:.3f} where it was not trained")
     axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1)
