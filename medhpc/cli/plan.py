@@ -28,12 +28,12 @@ def print_plan(plan: Summary, **more: str) -> None:
 
 
 def _what(plan: Summary) -> dict[str, str]:
-    lines = {"volume": f"{plan['volume']}\n{show.shape(plan['shape'])} voxels"}
+    lines = {"volume": f"{show.path(plan['volume'])}\n{show.shape(plan['shape'])} voxels"}
     if plan["copied"]:
         lines["volume"] += "; boxes of it are expensive to read, so it was copied once to Zarr in the run"
     if plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
         lines["region"] = plan["region"]
-    lines["network"] = plan["network"]
+    lines["network"] = show.path(plan["network"])
     if plan["classes"]:
         lines["classes"] = ", ".join(plan["classes"])
     normalization = plan["normalization"]

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
@@ -37,6 +38,14 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     sides = {name: ">" if all(row[name][:1] in "-0123456789" for row in rows) else "<" for name in rows[0]}
     cells = [[f"{line[name]:{sides[name]}{width}}" for name, width in widths.items()] for line in lines]
     return "\n".join("  ".join(line).rstrip() for line in cells)
+
+
+def path(name: str) -> str:
+    """A path as the user would type it: from the working folder, where it lies inside."""
+    try:
+        return str(Path(name).relative_to(Path.cwd()))
+    except ValueError:
+        return name
 
 
 def size(count: float) -> str:
