@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import gaussian_filter
 
 from medhpc import metrics
 from medhpc.errors import BadOption, BadTruth, MedhpcError, NonFinite, NotARun
@@ -226,6 +227,7 @@ def test_only_the_region_counts(write):
         (np.zeros(SHAPE, np.uint32), "labels"),
         (noisy(), "image"),
         (noisy() / 7, "image"),
+        ((255 * gaussian_filter(np.float64(three_cells() > 0), 1)).astype(np.uint8), "image"),
         (noisy().astype(np.int16) - 1000, "image"),
         (np.where(three_cells() > 0, 0, -1000), "image"),
     ],
