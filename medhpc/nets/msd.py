@@ -75,6 +75,8 @@ class MSD(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, from torch's global generator."""
+        if self.head_weight.is_meta:  # nothing to draw, and torch would import its compiler (seconds) to say so
+            return
         connections = 3**self.ndim * (self.in_channels + self.width * (self.depth - 1)) + self.out_channels
         for weight in self.weights:
             nn.init.normal_(weight, std=math.sqrt(2 / connections))
