@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medhpc.errors import BadNetwork
+from medhpc.errors import BadNetwork, NoPermission
 from medhpc.nets.card import NetworkCard
 from medhpc.nets.files import FORMAT_VERSION, read_tensors
 from medhpc.nets.foreign import Foreign
@@ -66,6 +66,7 @@ def digest(network: nn.Module | str | Path) -> str:
     ------
     BadNetwork
         No such file.
+    NoPermission
     """
     if isinstance(network, nn.Module):
         return _digest_module(network)
@@ -78,8 +79,11 @@ def digest(network: nn.Module | str | Path) -> str:
         from medhpc.nets.onnx import digest_onnx
 
         return digest_onnx(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except PermissionError as error:
+        raise NoPermission(f"{path}: no permission to read it") from error
 
 
 def _build(tensors: dict[str, Tensor], about: dict[str, Any]) -> MSD:

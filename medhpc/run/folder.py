@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medhpc.errors import MissingTiles, NotARun, RunNotEmpty, SourceChanged
+from medhpc.errors import MissingTiles, NoPermission, NotARun, RunNotEmpty, SourceChanged
 from medhpc.geometry import Tile
 from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
 from medhpc.run.ledger import Ledger, Record, this_job
@@ -47,6 +47,7 @@ class Run:
     ------
     NotARun
         No plan there, or one of another version.
+    NoPermission
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -57,6 +58,8 @@ class Run:
             raise NotARun(
                 f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'"
             ) from None
+        except PermissionError as error:
+            raise NoPermission(f"{error.filename}: no permission to read it") from error
         self.plan = Plan.from_json(text)
 
     @property

@@ -20,6 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
+from medhpc.errors import NotARun
 from medhpc.geometry import Box, Index
 from medhpc.run.durable import write_durably
 from medhpc.run.plan import Stored
@@ -86,9 +87,15 @@ class Shards:
     def array(self) -> Any:
         """The open zarr array, axes (channels, z, y, x)."""
         if self._array is None:
-            # `open`, as `open_array` passes over `config` (zarr 3.1).
-            self._array = zarr.open(self._store, mode="r+", config={"write_empty_chunks": True})
+            self._array = self._open()
         return self._array
+
+    def _open(self) -> Any:
+        try:  # `open`, as `open_array` passes over `config` (zarr 3.1)
+            return zarr.open(self._store, mode="r+", config={"write_empty_chunks": True})
+        except Exception as error:  # of nearly any class, where the metadata is damaged
+            reason = str(error).partition("\n")[0]
+            raise NotARun(f"{self.folder} is damaged or gone ({reason}); plan a new run") from error
 
     def paths(self, write: Box) -> list[Path]:
         """Files of the shards that a write box fills, in a fixed order."""
