@@ -14,6 +14,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from medhpc.geometry import Box
+
 CONNECTED = np.ones((3, 3, 3), bool)  # 26 neighbours
 
 
@@ -44,6 +46,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.first)
 
+    def box(self, row: int) -> Box:
+        """Bounding box of one row."""
+        (z0, y0, x0), (z1, y1, x1) = self.low[row].tolist(), self.high[row].tolist()
+        return Box((z0, y0, x0), (z1, y1, x1))
+
     def take(self, rows: np.ndarray) -> Table:
         """The rows of an index or a mask."""
         return Table(**{name: values[rows] for name, values in vars(self).items()})
@@ -53,21 +60,22 @@ class Table:
         """All rows, one table after the other."""
         return cls(**{name: np.concatenate([vars(table)[name] for table in tables]) for name in vars(tables[0])})
 
-    def grouped(self, groups: np.ndarray, count: int) -> Table:
-        """Rows of the same group as one row; `groups` (n,) holds numbers below `count`."""
-        total = len(self)
-        first = np.full(count, np.iinfo(np.int64).max)
-        low, high = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
-        voxels, sums = np.zeros(count, np.int64), np.zeros((count, 3), np.int64)
-        weight = np.zeros(count, self.weight.dtype)
-        if total:
-            np.minimum.at(first, groups, self.first)
-            np.minimum.at(low, groups, self.low)
-            np.maximum.at(high, groups, self.high)
-            np.add.at(voxels, groups, self.voxels)
-            np.add.at(sums, groups, self.sums)
-            np.add.at(weight, groups, self.weight)
-        return Table(first=first, voxels=voxels, sums=sums, weight=weight, low=low, high=high)
+    def grouped(self, groups: np.ndarray) -> Table:
+        """Rows of the same group as one row; `groups` (n,) holds every number from 0 to the largest."""
+        order = np.argsort(groups, kind="stable")
+        begins = np.flatnonzero(np.diff(groups[order], prepend=-1))
+
+        def reduced(values: np.ndarray, over: np.ufunc) -> np.ndarray:
+            return over.reduceat(values[order], begins, axis=0) if len(begins) else values[:0]
+
+        return Table(
+            first=reduced(self.first, np.minimum),
+            voxels=reduced(self.voxels, np.add),
+            sums=reduced(self.sums, np.add),
+            weight=reduced(self.weight, np.add),
+            low=reduced(self.low, np.minimum),
+            high=reduced(self.high, np.maximum),
+        )
 
 
 def label(mask: np.ndarray) -> np.ndarray:
@@ -97,24 +105,27 @@ def measure(
     Table
         Row i measures component i + 1.
     """
-    flat = np.flatnonzero(labels)
-    ids = labels.ravel()[flat].astype(np.int64) - 1
-    count = int(ids.max()) + 1 if len(ids) else 0
-    where = np.stack(np.unravel_index(flat, labels.shape), axis=1) + np.asarray(start, np.int64)
-    first = np.zeros(count, np.int64)
-    first[ids[::-1]] = np.ravel_multi_index(tuple(where.T), tuple(volume))[::-1]  # the last one written is the first
-    boxes = ndimage.find_objects(labels)
-    offsets = np.asarray(start, np.int64)
-    weighed = np.zeros(len(ids), np.int64) if weights is None else weights.ravel()[flat]
-    total = np.bincount(ids, weighed, minlength=count)
-    return Table(
-        first=first,
-        voxels=np.bincount(ids, minlength=count),
-        sums=np.stack([_integers(np.bincount(ids, where[:, axis], minlength=count)) for axis in range(3)], axis=1),
-        weight=_integers(total) if weighed.dtype.kind in "iu" else total,
-        low=np.array([[s.start for s in box] for box in boxes], np.int64).reshape(-1, 3) + offsets,
-        high=np.array([[s.stop for s in box] for box in boxes], np.int64).reshape(-1, 3) + offsets,
+    # Stretches of one component along x: far fewer than voxels.
+    changes = np.ones(labels.shape, bool)
+    np.not_equal(labels[..., 1:], labels[..., :-1], out=changes[..., 1:])
+    begins = np.flatnonzero(changes)
+    components = labels.ravel()[begins]
+    mine = components > 0
+    lengths = np.diff(begins, append=labels.size)[mine]
+    low = np.stack(np.unravel_index(begins[mine], labels.shape), axis=1) + np.asarray(start, np.int64)
+    sums = low * lengths[:, None]
+    sums[:, 2] += lengths * (lengths - 1) // 2
+    high = low + 1
+    high[:, 2] += lengths - 1
+    stretches = Table(
+        first=np.ravel_multi_index(tuple(low.T), tuple(volume)),
+        voxels=lengths,
+        sums=sums,
+        weight=np.zeros_like(lengths) if weights is None else _sums_between(weights, begins)[mine],
+        low=low,
+        high=high,
     )
+    return stretches.grouped(components[mine] - 1)
 
 
 def touching(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -132,13 +143,14 @@ def touching(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """
     padded = np.pad(below, 1)
     height, length = above.shape
-    found = []
+    base = int(below.max(initial=0)) + 1
+    found = [np.zeros(0, np.int64)]
     for dy in range(3):
         for dx in range(3):
             opposite = padded[dy : dy + height, dx : dx + length]
             both = (above > 0) & (opposite > 0)
-            found.append(np.unique(np.stack([above[both], opposite[both]], axis=1), axis=0))
-    return np.unique(np.concatenate(found), axis=0).astype(np.int64)
+            found.append(np.unique(above[both].astype(np.int64) * base + opposite[both]))
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), base), axis=1)
 
 
 def merge(counts: Sequence[int], faces: Sequence[np.ndarray]) -> np.ndarray:
@@ -186,16 +198,23 @@ def split(mask: np.ndarray, voxel_size: Sequence[float], depth: float) -> np.nda
     from skimage.morphology import local_maxima, reconstruction
     from skimage.segmentation import watershed
 
-    padded = np.pad(mask, 1)
+    whole = mask.astype(np.int32)
+    if mask.size == 1:
+        return whole
+    # A flat object has no border above and below: its own thickness would hide where it is narrow.
+    border = [(1, 1) if length > 1 else (0, 0) for length in mask.shape]
+    padded = np.pad(mask, border)
     distance = ndimage.distance_transform_edt(padded, sampling=voxel_size)
     # Voxels make the distance rough: a ridge would fall into many summits.
     smooth = ndimage.gaussian_filter(distance, 1.0) * padded
+    if label(local_maxima(smooth, connectivity=3)).max() <= 1:
+        return whole
     lowered = reconstruction(np.maximum(smooth - depth * smooth.max(), 0), smooth)
     markers = label(local_maxima(lowered, connectivity=3) & padded)
     if markers.max() <= 1:
-        return mask.astype(np.int32)
+        return whole
     parts: np.ndarray = watershed(-smooth, markers, mask=padded, connectivity=CONNECTED)
-    return parts[1:-1, 1:-1, 1:-1].astype(np.int32)
+    return parts[tuple(slice(before, -after or None) for before, after in border)].astype(np.int32)
 
 
 def smallest_dtype(count: int) -> np.dtype:
@@ -205,6 +224,7 @@ def smallest_dtype(count: int) -> np.dtype:
     )
 
 
-def _integers(sums: np.ndarray) -> np.ndarray:
-    """Sums of whole numbers, exact in float64 up to 2^53, as integers."""
-    return np.rint(sums).astype(np.int64)
+def _sums_between(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Sum of the flat values from each place in `begins` to the next; exact for integers and for float16."""
+    exact = np.int64 if values.dtype.kind in "iu" else np.float64
+    return np.add.reduceat(values.ravel(), begins, dtype=exact) if len(begins) else np.zeros(0, exact)

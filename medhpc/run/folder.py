@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import socket
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,7 @@ from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
 
 PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json")
+CHECKERS = min(8, os.cpu_count() or 1)  # threads that read tiles back: hashing is all they do
 
 
 class Run:
@@ -163,8 +168,16 @@ class Run:
         MissingTiles
             Names them, and the command that fills them.
         """
+        self.require(self.plan.grid)
+
+    def require(self, tiles: Iterable[Tile]) -> None:
+        """Check these tiles; as :meth:`require_all`."""
         claims = self.digests()
-        missing = [tile.index for tile in self.plan.grid if not self.is_done(tile, claims)]
+        remaining, missing = iter(tiles), []
+        with ThreadPoolExecutor(CHECKERS) as threads:
+            while batch := list(islice(remaining, 1024)):
+                done = threads.map(lambda tile: self.is_done(tile, claims), batch)
+                missing += [tile.index for tile, is_done in zip(batch, done, strict=True) if not is_done]
         if missing:
             raise MissingTiles(
                 f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "

@@ -34,6 +34,15 @@ class Source:
     unit: str
     affine: tuple[tuple[float, ...], ...] | None  # NIfTI only
 
+    @property
+    def voxel_size_um(self) -> tuple[float, float, float] | None:
+        """Voxel size (z, y, x) in micrometres; None where it is unknown."""
+        if self.voxel_size is None:
+            return None
+        factor = 1000.0 if self.unit == "mm" else 1.0
+        z, y, x = (size * factor for size in self.voxel_size)
+        return z, y, x
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkUsed:

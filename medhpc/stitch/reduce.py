@@ -1,37 +1,10 @@
-"""From stored tiles to what is asked for: block by block, without context."""
+"""From stored numbers to classes, voxel by voxel."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-
-from medhpc.errors import BadOption, NotInPlan
-from medhpc.run import Plan
-
-KINDS = ("mask", "labels", "probability", "raw")
-
-
-def check_kind(plan: Plan, kind: str, threshold: float | None) -> float:
-    """Refuse what the stored tiles cannot give; return the threshold in force.
-
-    Raises
-    ------
-    NotInPlan, BadOption
-    """
-    if kind not in KINDS:
-        raise BadOption(f"'{kind}' is not one of {', '.join(KINDS)}")
-    stored = plan.stored
-    if kind in ("probability", "raw") and stored.kind != kind:
-        raise NotInPlan(f"the run stores {stored.kind}, not {kind}; plan one with 'medhpc tile --store {kind}'")
-    if kind in ("mask", "labels") and stored.kind == "raw":
-        if threshold is None:
-            raise NotInPlan(f"the run stores raw numbers; give the --threshold from which they are {kind}")
-        if stored.channels > 1:
-            raise NotInPlan(f"the run stores {stored.channels} raw channels, {kind} needs one; use --store probability")
-    if stored.kind == "probability" and threshold is not None and not 0 < threshold <= 1:
-        raise BadOption(f"threshold {threshold} is not a probability above 0 and up to 1")
-    return 0.5 if threshold is None else threshold
 
 
 def to_mask(block: np.ndarray, kind: str, threshold: float) -> np.ndarray:
@@ -54,15 +27,20 @@ def to_mask(block: np.ndarray, kind: str, threshold: float) -> np.ndarray:
         return block[0]
     if kind == "raw":
         return (block[0] >= threshold).astype(np.uint8)
-    least = math.ceil(255 * threshold - 1e-9) if block.dtype == np.uint8 else threshold
-    if block.shape[0] == 1:
-        return (block[0] >= least).astype(np.uint8)
-    best = block.argmax(axis=0) + 1
-    return np.where(foreground(block) >= least, best, 0).astype(np.uint8 if block.shape[0] < 256 else np.uint16)
+    inside = foreground(block) >= stored_threshold(block.dtype, threshold)
+    if len(block) == 1:
+        return inside.view(np.uint8)
+    classes = np.uint8 if len(block) < 256 else np.uint16
+    return np.where(inside, block.argmax(axis=0) + 1, 0).astype(classes)
+
+
+def stored_threshold(dtype: np.dtype, threshold: float) -> float:
+    """The smallest stored number of a probability of at least `threshold`; uint8 holds round(255 p)."""
+    return math.ceil(255 * threshold - 1e-9) if dtype == np.uint8 else threshold
 
 
 def foreground(block: np.ndarray) -> np.ndarray:
     """Stored probability of any foreground class: (channels, z, y, x) -> (z, y, x)."""
-    if block.shape[0] == 1:
+    if len(block) == 1:
         return block[0]
     return block.sum(axis=0, dtype=np.uint32 if block.dtype.kind == "u" else np.float32)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import io
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medhpc.errors import BadOption
-from medhpc.run.durable import room_and_rights, write_durably
+from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
 
 
 class Scratch:
@@ -37,13 +35,13 @@ class Scratch:
     def save(self, step: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Finish a step by its arrays."""
         content = io.BytesIO()
-        np.savez_compressed(content, **dict(arrays))
-        write_durably(self.folder / step, content.getvalue())
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_durably(self.folder / step, content.getbuffer())
 
-    def load(self, step: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
-        """The arrays of a finished step, or those of them that are wanted."""
+    def load(self, step: str, *names: str) -> dict[str, np.ndarray]:
+        """These arrays of a finished step."""
         with np.load(self.folder / step, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if wanted(name)}
+            return {name: file[name] for name in names}
 
     def mark(self, step: str) -> None:
         """Finish a step whose result lies elsewhere."""
@@ -56,7 +54,7 @@ class Scratch:
                 path.unlink()
 
     @contextmanager
-    def locked(self, request: Mapping[str, Any]) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep a second stitch of the same request out while the block runs; remove the folder when it ends well.
 
         Raises
@@ -66,10 +64,11 @@ class Scratch:
         """
         with room_and_rights(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "request.json").write_text(json.dumps(dict(request), indent=1))
-            lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+            # Beside the folder, and never removed: who waits for a lock must not get that of a file that is gone.
+            lock = os.open(self.folder.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
         try:
             _lock(lock, self.folder)
+            sweep_partials(self.folder)
             yield
             shutil.rmtree(self.folder)
         finally:

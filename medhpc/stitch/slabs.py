@@ -1,71 +1,69 @@
-"""Reading what is proven, and writing it slab by slab with Dask."""
+"""Reading what is proven, slab by slab."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
-from medhpc.errors import MissingTiles
-from medhpc.geometry import Box
+from medhpc.geometry import Box, Index
 from medhpc.run import Run
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class ProvenTiles:
-    """The stored tiles of a run as an array (channels, z, y, x), whose damage is told in our own words."""
+    """The stored tiles of a run, whose damage since they were checked is told in our own words."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._array = run.shards.array
-        self.shape, self.dtype, self.ndim = self._array.shape, self._array.dtype, 4
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        try:
-            return np.asarray(self._array[index])
-        except (ValueError, OSError) as error:  # checksums that do not fit; a shard cut short or gone
-            raise MissingTiles(
-                f"stored tiles of {self._run.folder} are damaged ({error}); "
-                f"mend them with 'medhpc infer {self._run.folder}'"
-            ) from error
 
     def read(self, box: Box) -> np.ndarray:
-        """A box of all channels."""
-        return self[(slice(None), *box.slices)]
+        """A box of the run's region, (channels, z, y, x).
+
+        Raises
+        ------
+        MissingTiles
+            A shard has been damaged or removed; names its tiles.
+        """
+        try:
+            block = np.asarray(self._array[(slice(None), *box.slices)])
+        except Exception:  # zarr and its codecs agree on no error for bytes that cannot be decoded
+            self._check(box)
+            raise
+        # Zarr takes a shard without a file for zeros. Looked for afterwards, it was there when it was read.
+        if not all(path.exists() for path in self._run.shards.paths(box)):
+            self._check(box)
+        return block
+
+    def _check(self, box: Box) -> None:
+        self._run.require(self._run.plan.grid.touching(box))
 
 
-def whole_planes(region: Box, volume: tuple[int, ...], thickness: int) -> list[Box]:
-    """Slabs of whole planes that hold `region`; their faces stand at multiples of `thickness`."""
-    starts = range(region.start[0] // thickness * thickness, region.stop[0], thickness)
-    _, height, length = volume
-    return [Box((z, 0, 0), (min(z + thickness, volume[0]), height, length)) for z in starts]
+def slabs_of(region: Box, thickness: int) -> list[Box]:
+    """Slabs of a region, one after the other along z; their faces stand at multiples of `thickness`."""
+    (low, *start), (high, *stop) = region.start, region.stop
+    faces = [low, *range((low // thickness + 1) * thickness, high, thickness), high]
+    return [Box((a, start[0], start[1]), (b, stop[0], stop[1])) for a, b in itertools.pairwise(faces)]
 
 
-def store_slab(
-    source: ProvenTiles, target: Any, slab: Box, reduce: Callable[[np.ndarray], np.ndarray] | None = None
-) -> None:
-    """Write one slab of `target` from the same voxels of `source`, in parallel, a shard of the target at a time.
+def cells_of(slab: Box, cell: Index) -> Iterator[Box]:
+    """Cut a slab at whole multiples of `cell`, counted from the corner of the volume."""
+    along = (
+        [(max(a, start), min(a + length, stop)) for a in range(start // length * length, stop, length)]
+        for start, stop, length in zip(slab.start, slab.stop, cell, strict=True)
+    )
+    for z, y, x in itertools.product(*along):
+        yield Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
-    Parameters
-    ----------
-    target : zarr.Array
-        (z, y, x), or (channels, z, y, x) where the source has several.
-    slab : Box
-        Whole shards of the target along z.
-    reduce : callable, optional
-        (channels, z, y, x) -> (z, y, x), voxel by voxel.
-    """
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Work on all items in Dask's threads; results in the order of the items."""
     import dask
-    import dask.array as da
 
-    # Blocks are the target's shards, so that no two of them write the same file (dask cannot know that).
-    shard = target.shards or target.chunks
-    blocks = da.from_array(source, chunks=(source.shape[0], *shard[-3:]), asarray=False, inline_array=True)
-    block = blocks[(slice(None), *slab.slices)]
-    if reduce is not None:
-        block = block.map_blocks(reduce, drop_axis=0, dtype=target.dtype, meta=np.empty((0, 0, 0), target.dtype))
-    elif len(target.shape) == 3:
-        block = block[0]
-    region = slab.slices if len(target.shape) == 3 else (slice(None), *slab.slices)
-    with dask.config.set(scheduler="threads"):
-        da.store(block, target, regions=region, lock=False)
+    tasks = [dask.delayed(work, pure=False, traverse=False)(item) for item in items]
+    return list(dask.compute(*tasks, scheduler="threads", traverse=False))

@@ -28,8 +28,8 @@ def check_table(path: Path) -> None:
     """
     if path.is_dir() or not path.parent.is_dir():
         raise BadOption(f"objects '{path}': a folder, or in a folder that does not exist; name a .csv file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise NoPermission(f"objects '{path}' cannot be written; choose another name")
+    if not os.access(path.parent, os.W_OK):  # a file that is there is not written to, but replaced
+        raise NoPermission(f"objects '{path}': no permission to write in its folder; choose another")
 
 
 def write_table(path: Path, table: Table, voxel_size_um: tuple[float, float, float] | None, full: float | None) -> None:
