@@ -129,7 +129,7 @@ def count(mask: np.ndarray, voxel_size=(1.0, 1.0, 1.0), depth: float = 0.1) -> i
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.floats(5, 9), st.floats(1.3, 1.8), st.floats(0, math.pi), st.floats(0, math.pi))
+@given(st.floats(6, 9), st.floats(1.3, 1.8), st.floats(0, math.pi), st.floats(0, math.pi))
 def test_two_balls_are_cut_between_their_centres(radius, apart, polar, azimuth):
     direction = np.array(
         [math.cos(polar), math.sin(polar) * math.sin(azimuth), math.sin(polar) * math.cos(azimuth)]
