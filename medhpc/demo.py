@@ -31,7 +31,7 @@ SHAPE = (128, 320, 320)
 CORNER = ":,:160,:160"  # what is trained on
 REST = ":,160:,:"  # what is judged
 TILE = (64, 160, 160)
-RADIUS = 4.0  # micrometres: what a centre is drawn as
+RADIUS = 5.0  # micrometres: what a centre is drawn as
 MIN_SIZE = 20  # voxels: smaller objects are specks
 TOLERANCE = 5.0  # micrometres: how far a found centre may be from a true one
 

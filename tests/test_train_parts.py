@@ -20,7 +20,7 @@ from medhpc.train.examples import around, open_examples, pooled, split
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background, parse_classes
 from medhpc.train.patches import draw_patch
-from medhpc.train.truth import IGNORE, NEAR, LabelTruth, PointTruth
+from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
 
 
 class Labels:
@@ -57,6 +57,7 @@ def test_balls_are_all_voxels_within_the_radius(data):
     expected = np.full(shape, IGNORE if near else 0, np.uint8)
     if near:
         expected[distance <= radius * NEAR] = 0
+    expected[distance <= radius * MARGIN] = IGNORE
     expected[(distance <= radius) | (np.abs(offset) <= 0.5).all(-1).any(-1)] = 1
     drawn = PointTruth(points, spacing, radius, near=near).targets(box)
     assert np.array_equal(drawn, expected[box.slices])
