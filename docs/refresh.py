@@ -56,7 +56,10 @@ def draw_seam(right: Path, wrong: Path, picture: Path) -> None:
         tile(plan.source.path, wrong, network=plan.network.path, tile=plan.tile, halo=0)
         infer(wrong)
     probabilities = [np.asarray(Run(folder).shards.array[0]) / 255 for folder in (wrong, right)]
-    z, y, x = np.unravel_index(np.abs(probabilities[0] - probabilities[1]).argmax(), plan.source.shape)
+    difference = np.abs(probabilities[0] - probabilities[1])
+    planes = np.arange(plan.source.shape[0]) % plan.tile[0]
+    difference[(planes < SIDE // 4) | (planes >= plan.tile[0] - SIDE // 4)] = 0  # a face along z would not be seen
+    z, y, x = np.unravel_index(difference.argmax(), difference.shape)
     corner = [min(max(0, middle - SIDE), length - 2 * SIDE) for middle, length in zip((y, x), plan.source.shape[1:])]
     box = Box((int(z), *corner), (int(z) + 1, *(start + 2 * SIDE for start in corner)))
     with open_volume(plan.source.path) as volume:

@@ -13,6 +13,8 @@ from medhpc.demo_data import write_demo
 README = (Path(__file__).parents[1] / "README.md").read_text()
 QUICKLY = {"--minutes 2": "--steps 4 --depth 4", "minutes=2": "steps=4, depth=4"}
 
+NOT_AFTER_FOUR_STEPS = {"mean distance"}  # between cells that were found
+
 
 def block(name: str) -> str:
     """The fenced text behind a mark of that name, trained for a few steps only."""
@@ -44,7 +46,7 @@ def test_the_commands(folder):
         command, _, promised = step.partition("\n")
         found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
         assert found.returncode == 0, f"{command}\n{found.stdout}{found.stderr}"
-        assert labels(promised) <= labels(found.stdout), command
+        assert labels(promised) - NOT_AFTER_FOUR_STEPS <= labels(found.stdout), command
 
 
 @pytest.mark.slow
