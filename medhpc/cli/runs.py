@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import options, show
+from medhpc.cli import options, run_options, show
 from medhpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
@@ -16,143 +16,11 @@ if TYPE_CHECKING:
     from medhpc.run import Plan, Status
     from medhpc.stitch import StitchResult
 
-tile_options = options.together(
-    click.option("--network", required=True, metavar="NET", help="Network: .safetensors, .onnx, or 'identity'."),
-    options.channel,
-    options.level,
-    click.option(
-        "--tile", type=options.IndexOr("auto"), default="auto", show_default=True, help="Voxels that a tile writes."
-    ),
-    click.option(
-        "--halo",
-        type=options.Halo(),
-        default="auto",
-        show_default=True,
-        metavar="auto|exact|N",
-        help="Voxels that a tile reads around what it writes: measured, the receptive radius, or N.",
-    ),
-    click.option(
-        "--tolerance",
-        type=click.FloatRange(0, min_open=True),
-        metavar="T",
-        help="Seam error that --halo auto accepts; half a step of the stored numbers unless given.",
-    ),
-    click.option(
-        "--store",
-        type=click.Choice(["probability", "argmax", "raw"]),
-        default="probability",
-        show_default=True,
-        help="What tiles keep: probabilities, the likeliest class, or the network's own numbers.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["uint8", "float16"]),
-        default="uint8",
-        show_default=True,
-        help="Of stored probabilities.",
-    ),
-    click.option(
-        "--normalize",
-        type=click.Choice(["volume", "network", "none"]),
-        default="volume",
-        show_default=True,
-        help="Intensities by this volume's own mean and deviation, by those of the training, or as they are.",
-    ),
-    click.option(
-        "--memory",
-        type=options.Memory(),
-        default="8G",
-        show_default=True,
-        metavar="SIZE",
-        help="What one task may use, on the machine or GPU where it will run.",
-    ),
-    click.option(
-        "--blend",
-        type=click.Choice(["none", "gaussian", "linear"]),
-        default="none",
-        show_default=True,
-        help="Add overlapping windows with these weights, for networks whose halo is not exact.",
-    ),
-    click.option(
-        "--window", type=options.IndexOr(), default="96", show_default=True, help="Voxels of a window of --blend."
-    ),
-    click.option(
-        "--overlap",
-        type=click.FloatRange(0, 1, max_open=True),
-        default=0.5,
-        show_default=True,
-        metavar="F",
-        help="Overlap of neighbouring windows of --blend, as a fraction.",
-    ),
-    options.region,
-    click.option(
-        "--nan",
-        type=click.Choice(["refuse", "zero"]),
-        default="refuse",
-        show_default=True,
-        help="What to do with NaN and infinity in the input.",
-    ),
-    options.device,
-    options.threads,
-)
-
-stitch_options = options.together(
-    click.option(
-        "--as",
-        "kind",
-        type=click.Choice(["mask", "labels", "probability", "raw"]),
-        default="mask",
-        show_default=True,
-        help="Write a mask, numbered objects, probabilities, or the network's own numbers.",
-    ),
-    click.option(
-        "--threshold",
-        type=click.FloatRange(0, 1),
-        metavar="P",
-        help="Probability from which a voxel is foreground; 0.5 unless given.",
-    ),
-    click.option(
-        "--smooth",
-        type=click.FloatRange(0),
-        default=0.0,
-        show_default=True,
-        metavar="S",
-        help="For labels: smooth probabilities first, by a Gaussian of this deviation in voxels.",
-    ),
-    click.option(
-        "--min-size",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        metavar="V",
-        help="Leave out objects of fewer voxels.",
-    ),
-    click.option("--split", is_flag=True, help="Cut touching objects apart (watershed of the distance to the border)."),
-    click.option(
-        "--split-depth",
-        type=click.FloatRange(0, 1),
-        default=0.1,
-        show_default=True,
-        metavar="F",
-        help="How deep a neck must be to be cut, as a fraction of the object's half width.",
-    ),
-    click.option(
-        "--split-limit",
-        type=click.IntRange(1),
-        default=2**24,
-        show_default=True,
-        metavar="V",
-        help="Objects with a bounding box of more voxels stay whole.",
-    ),
-    click.option("--objects", metavar="CSV", help="List the objects: centre, volume, mean probability, bounding box."),
-    click.option("--levels", type=click.IntRange(1), metavar="N", help="Levels of an OME-Zarr pyramid; 1 for none."),
-)
-
 
 @click.command(short_help="Plan a run: tiles, halo, cost.")
 @click.argument("volume")
 @click.argument("run")
-@tile_options
+@run_options.tile_options
 @options.as_json
 def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
     """Plan the tiles of VOLUME in the new folder RUN, and print what they will cost. Nothing is predicted yet.
@@ -219,7 +87,7 @@ def status(run: str, verify: bool, as_json: bool) -> None:
 @click.command(short_help="Put the tiles of a run together.")
 @click.argument("run")
 @click.argument("out")
-@stitch_options
+@run_options.stitch_options
 @options.as_json
 def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
     """Put the tiles of RUN together and write OUT, in the format of its suffix; refuses while tiles are missing.
@@ -241,8 +109,8 @@ def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
 @click.command(short_help="Tile, infer and stitch in one.")
 @click.argument("volume")
 @click.argument("out")
-@tile_options
-@stitch_options
+@run_options.tile_options
+@run_options.stitch_options
 @click.option("--run-folder", metavar="RUN", help="Where tiles are kept meanwhile; OUT.run unless given.")
 @click.option("--keep", is_flag=True, help="Keep the run folder when the result is written.")
 @options.as_json
