@@ -83,7 +83,7 @@ def run_demo(
     say(f"making a light-sheet volume of {' x '.join(map(str, shape))} voxels with known cells")
     write_demo(folder, shape=shape)
     trained = steps.train(minutes)
-    figures = {
+    figures: dict[str, Any] = {
         "training": {"depth": trained.depth, "steps": trained.steps, "minutes": minutes},
         "tiled": steps.predict("tiled", tile=_fitting(shape), halo="auto"),
         "whole": steps.predict("whole", tile=shape, halo=0),

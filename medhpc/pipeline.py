@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medhpc.errors import RunNotEmpty
+from medhpc.errors import MedhpcError, RunNotEmpty
 from medhpc.infer import InferResult, infer
 from medhpc.run import Plan, Run
 from medhpc.stitch import StitchResult, stitch
+from medhpc.stitch.request import Request
 from medhpc.tiling import tile
 from medhpc.tiling.planning import requested
+from medhpc.volume import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -64,16 +66,30 @@ def run(
     ------
     RunNotEmpty
         The run folder holds a run of another request.
+    UnknownFormat, NoPermission, VolumeNotFound
+        OUT cannot be written; nothing is computed.
+    TypeError
+        An option that neither of them has.
     """
     for_tile = {name: value for name, value in options.items() if name in inspect.signature(tile).parameters}
     for_stitch = {name: value for name, value in options.items() if name not in for_tile}
+    if for_stitch.get("kind") == "raw":  # nothing else could be stitched to it
+        for_tile["store"] = "raw"
     folder = Path(run_folder) if run_folder else Path(f"{out}.run")
+    wanted = Request(**for_stitch)
+    check_writable(out)
     resumed = (folder / "plan.json").exists()
     if resumed:
         _check_same_request(folder, requested(volume=volume, network=network, **for_tile))
     else:
         tile(volume, folder, network=network, report=report, **for_tile)
     opened = Run(folder)
+    try:
+        wanted.check(opened.plan)  # now, not after hours of computing
+    except MedhpcError:
+        if not resumed:
+            shutil.rmtree(folder)
+        raise
     if planned:
         planned(opened.plan, folder)
     machine = {name: for_tile[name] for name in ("device", "threads") if name in for_tile}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments : sequence of str, optional
         Instead of ``sys.argv[1:]``.
     """
+    # Threads of torch that spin while they wait slow everything on a shared node, themselves too (ten times, measured).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = group.main(arguments, prog_name="medhpc", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

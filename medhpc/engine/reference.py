@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class TorchEngine:
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         self.device = device
         self.threads = torch.get_num_threads()
-        self.network = network.to(device).eval()
+        self.network: Any = network.to(device).eval()  # any module with the attributes of medhpc.nets
 
     def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
         """Evaluate the network.

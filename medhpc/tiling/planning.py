@@ -121,7 +121,7 @@ def tile(
     folder = Path(run)
     with ExitStack() as opened:
         original = opened.enter_context(open_volume(volume, channel=channel, level=level))
-        loaded = nets.load(network) if is_network_file(network) else network
+        loaded: Any = nets.load(network) if is_network_file(network) else network
         check_fit(loaded, original)
         chosen = choose_region(region, original.shape)
         blended = choose_blend(blend, window, overlap, original.shape, loaded)

@@ -45,7 +45,7 @@ def choose_tile(
     def read(tile: Index) -> int:
         return math.prod(cost[axis][tile[axis]] for axis in range(3))
 
-    tiles: list[Index] = list(itertools.product(*lengths))
+    tiles = list(itertools.product(lengths[0], lengths[1], lengths[2]))
     fitting = [tile for tile in tiles if largest_read(tile) <= most]
     return min(fitting or tiles[:1], key=lambda tile: (read(tile), math.prod(tile), tile))
 
