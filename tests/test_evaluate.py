@@ -16,8 +16,8 @@ from medhpc import metrics
 from medhpc.errors import BadOption, BadTruth, MedhpcError, NonFinite, NotARun
 from medhpc.evaluate import evaluate, seam_errors, streams
 from medhpc.evaluate.images import image_scores
-from medhpc.evaluate.inputs import Side, guess_kind
-from medhpc.evaluate.voxels import class_numbers, label_centres, stream_overlap
+from medhpc.evaluate.inputs import guess_kind
+from medhpc.evaluate.voxels import Rules, class_numbers, label_centres, stream_overlap
 from medhpc.geometry import Box, Grid
 from medhpc.volume import create_volume
 
@@ -60,10 +60,6 @@ def in_memory(array, chunks=None):
     )
 
 
-def side(array, kind="labels", chunks=None):
-    return Side(path="memory", kind=kind, volume=in_memory(array, chunks))
-
-
 def three_cells(dtype=np.uint16):
     labels = np.zeros(SHAPE, dtype)
     labels[1:5, 2:8, 2:8], labels[1:5, 2:8, 8:14], labels[6:11, 12:18, 15:21] = 1, 2, 7
@@ -85,7 +81,7 @@ def test_a_streamed_table_equals_that_of_the_whole(pair, chunks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "BLOCK_VOXELS", 20)
         patch.setattr("medhpc.evaluate.voxels.PENDING_PAIRS", 5)
-        streamed = stream_overlap(side(pair[0], chunks=chunks), side(pair[1]), Box.whole((5, 6, 7)))
+        streamed = stream_overlap(in_memory(pair[0], chunks), in_memory(pair[1]), Box.whole((5, 6, 7)), Rules())
     whole = metrics.overlap(*pair)
     for name in ("result", "truth", "voxels"):
         np.testing.assert_array_equal(getattr(streamed, name), getattr(whole, name))
@@ -95,7 +91,7 @@ def test_a_streamed_table_equals_that_of_the_whole(pair, chunks):
 def test_streamed_centroids_equal_those_of_the_whole(labels):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "BLOCK_VOXELS", 20)
-        centres = label_centres(side(labels), Box.whole(labels.shape)).positions
+        centres = label_centres(in_memory(labels), Box.whole(labels.shape)).positions
     expected = [np.argwhere(labels == label).mean(axis=0) for label in np.unique(labels[labels > 0])]
     np.testing.assert_allclose(centres, np.reshape(expected, (-1, 3)))
 
@@ -343,6 +339,17 @@ def test_seams_of_a_run_are_part_of_the_evaluation(write):
     assert "near tile faces" in found.lines()["seams"]
 
 
+def test_seams_of_a_thresholded_image_are_those_of_its_mask(write):
+    probability = np.where(three_cells() > 0, 200, 20).astype(np.uint8)
+    probability[1:5, 2:8, 7] = 0  # an error beside the face at x = 8
+    grid = Grid(SHAPE, (12, 20, 8), (2, 2, 2), Box.whole(SHAPE))
+    run = SimpleNamespace(plan=SimpleNamespace(grid=grid, halo=SimpleNamespace(size=(2, 2, 2))))
+    paths = write("p.tif", probability), write("truth.tif", three_cells())
+    seams = evaluate(*paths, threshold=128, seams=run).seams
+    assert seams.near == pytest.approx(4 * 6 / (12 * 20 * 8)) and seams.elsewhere == 0
+    assert evaluate(*paths, threshold=128, seams=run, ignore=1).seams.near == 0
+
+
 def test_progress_ends_with_everything(write):
     seen = []
     path = write("image.tif", noisy())
@@ -372,7 +379,7 @@ def test_shapes_must_agree(write):
         ({"tolerance_um": -1}, "points need a distance"),
         ({"tolerance_um": 5, "kind": "labels"}, "table of points"),
         ({"tolerance_um": 5, "ignore": 3}, "for voxels"),
-        ({"tolerance_um": 5, "seams": "run"}, "run"),
+        ({"tolerance_um": 5, "seams": "run"}, "two volumes"),
         ({"tolerance_um": 5, "kind": "blobs"}, "none of"),
         ({"tolerance_um": 5, "region": "1:2"}, "is not Z0:Z1"),
     ],

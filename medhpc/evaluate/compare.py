@@ -16,7 +16,7 @@ from medhpc.evaluate.images import image_scores
 from medhpc.evaluate.inputs import Side, common_region, open_side, settle_kind
 from medhpc.evaluate.seams import seam_errors
 from medhpc.evaluate.streams import Progress
-from medhpc.evaluate.voxels import Classes, class_scores, label_centres, stream_overlap
+from medhpc.evaluate.voxels import Classes, Rules, class_scores, label_centres, stream_overlap
 from medhpc.geometry import Box
 from medhpc.metrics import Detection, Overlap, average_precision, matched_instances
 from medhpc.points import Points, points_in_volume
@@ -90,6 +90,7 @@ def evaluate(
     BadTruth, BadOption
         The two cannot be compared, or not with these options.
     """
+    rules = Rules(ignore=ignore, classes=classes, threshold=threshold)
     with ExitStack() as files:
         found = open_side(str(result), kind, channel, files)
         wanted = open_side(str(truth), truth_kind, truth_channel, files)
@@ -98,14 +99,14 @@ def evaluate(
         wanted = settle_kind(wanted, box, is_mask=bool(classes))
         fields: dict[str, Any] = {}
         if "points" not in (found.kind, wanted.kind):
-            fields |= _voxel_scores(found, wanted, box, ignore, classes, threshold, data_range, progress)
-        elif ignore is not None or classes or threshold is not None:
+            fields |= _voxel_scores(found, wanted, box, rules, data_range, progress)
+        elif rules != Rules():
             raise BadOption("ignore, classes and threshold are for voxels, and points were given: leave them out")
         if "points" in (found.kind, wanted.kind) or (tolerance_um and found.kind == wanted.kind == "labels"):
             limits = None if region is None else box
             fields |= _object_scores(found, wanted, tolerance_um, voxel_size_um, limits, progress)
         if seams is not None:
-            fields["seams"] = _seam_scores(found, wanted, seams, box, fields, progress)
+            fields["seams"] = _seam_scores(found, wanted, seams, box, rules, len(fields.get("classes", ())), progress)
     return Evaluation(
         result=found.path,
         truth=wanted.path,
@@ -144,7 +145,7 @@ def _centres(side: Side, limits: Box | None, progress: Progress | None) -> Point
     if side.kind == "points":
         return points_in_volume(side.volume, around, progress)
     if side.kind == "labels":
-        return label_centres(side, around, progress)
+        return label_centres(side.volume, around, progress)
     raise BadTruth(
         f"{side.path} is taken for {side.kind}, which has no centres to compare points with: expected instance labels, "
         "or say kind points where its single voxels mark centres, or labels"
@@ -160,28 +161,22 @@ def _detection_fields(detection: Detection, matched_by: str) -> dict[str, Any]:
 
 
 def _voxel_scores(
-    found: Side,
-    wanted: Side,
-    box: Box,
-    ignore: int | None,
-    classes: Classes | None,
-    threshold: float | None,
-    data_range: float | None,
-    progress: Progress | None,
+    found: Side, wanted: Side, box: Box, rules: Rules, data_range: float | None, progress: Progress | None
 ) -> dict[str, Any]:
     assert found.volume is not None and wanted.volume is not None
     if "image" not in (found.kind, wanted.kind):
-        options: dict[str, Any] = {"ignore": ignore, "classes": classes, "threshold": threshold}
-        table = stream_overlap(found, wanted, box, **options, progress=progress)
+        table = stream_overlap(found.volume, wanted.volume, box, rules, progress)
         are_classes = found.kind == wanted.kind == "mask"
         instances = found.kind == wanted.kind == "labels"
-        return _class_fields(table, are_classes, tuple(classes or ())) | (_instance_fields(table) if instances else {})
+        return _class_fields(table, are_classes, tuple(rules.classes or ())) | (
+            _instance_fields(table) if instances else {}
+        )
     if found.kind != wanted.kind:
         raise BadOption(
             f"{found.path} is taken for {found.kind} and {wanted.path} for {wanted.kind}: say the kind of both, "
             "or give a threshold that makes a mask of the result"
         )
-    if ignore is not None:
+    if rules.ignore is not None:
         raise BadOption("ignore is for masks and labels, and images were given: leave it out")
     return image_scores(found.volume, wanted.volume, box, data_range, progress)
 
@@ -202,14 +197,20 @@ def _instance_fields(table: Overlap) -> dict[str, Any]:
 
 
 def _seam_scores(
-    found: Side, wanted: Side, seams: str | Path | Run, box: Box, fields: dict[str, Any], progress: Progress | None
+    found: Side,
+    wanted: Side,
+    seams: str | Path | Run,
+    box: Box,
+    rules: Rules,
+    n_classes: int,
+    progress: Progress | None,
 ) -> SeamErrors:
-    run = Run(seams) if isinstance(seams, str | Path) else seams
     if found.volume is None or wanted.volume is None:
         raise BadOption("seams are looked for voxel by voxel: expected two volumes, and a table of points was given")
-    if run.plan.grid.volume != found.volume.shape:
-        raise BadOption(f"the run {seams} has {run.plan.grid.volume} voxels, {found.path} {found.volume.shape}")
-    single = len(fields.get("classes", ())) == 1
-    kind = "labels" if found.kind != "image" and single else found.kind
-    halo = run.plan.halo.size
-    return seam_errors(found.volume, wanted.volume, run.plan.grid, halo, box, kind=kind, progress=progress)
+    plan = (Run(seams) if isinstance(seams, str | Path) else seams).plan
+    if plan.grid.volume != found.volume.shape:
+        raise BadOption(f"the run {seams} has {plan.grid.volume} voxels, {found.path} {found.volume.shape}")
+    kind = "labels" if found.kind != "image" and n_classes == 1 else found.kind
+    return seam_errors(
+        found.volume, wanted.volume, plan.grid, plan.halo.size, box, kind=kind, rules=rules, progress=progress
+    )

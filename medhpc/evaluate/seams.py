@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from medhpc.errors import BadOption
 from medhpc.evaluate.evaluation import SeamErrors
 from medhpc.evaluate.streams import Progress, stream
+from medhpc.evaluate.voxels import Rules
 from medhpc.geometry import Box, Grid, Index
 from medhpc.volume import Volume
 
@@ -25,6 +27,7 @@ def seam_errors(
     region: Box | None = None,
     *,
     kind: str = "image",
+    rules: Rules | None = None,
     progress: Progress | None = None,
 ) -> SeamErrors:
     """Compare the error within a halo of the faces between tiles with the error elsewhere; streamed.
@@ -44,6 +47,8 @@ def seam_errors(
     kind : {"image", "mask", "labels"}
         The error is the absolute difference of an image, a different value of a mask (of classes), a different
         foreground of labels.
+    rules : Rules, optional
+        How the voxels of masks and labels are read.
     """
     region = (region or grid.region).intersection(grid.region)
     if not region.size:
@@ -51,12 +56,13 @@ def seam_errors(
     z, y, x = (h or LEAST_WIDTH for h in halo)
     axes = [_near_faces(grid, axis, width) for axis, width in enumerate((z, y, x))]
     sums, counts = np.zeros(2), np.zeros(2, np.int64)
-    for box, _, (found, wanted) in stream([result, truth], region, progress=progress):
-        error = _error(found, wanted, kind)
+    for box, _, blocks in stream([result, truth], region, progress=progress):
+        error, kept = _error(result, truth, blocks, kind, rules or Rules())
         in_z, in_y, in_x = (axis[a:b] for axis, a, b in zip(axes, box.start, box.stop, strict=True))
         near = in_z[:, None, None] | in_y[:, None] | in_x
-        sums += [error[~near].sum(dtype=np.float64), error[near].sum(dtype=np.float64)]
-        counts += [near.size - np.count_nonzero(near), np.count_nonzero(near)]
+        for i, chosen in enumerate((kept & ~near, kept & near)):
+            sums[i] += error[chosen].sum(dtype=np.float64)
+            counts[i] += np.count_nonzero(chosen)
     elsewhere, beside = (float(s / n) if n else None for s, n in zip(sums, counts, strict=True))
     return SeamErrors(
         measure="mean absolute difference" if kind == "image" else "part of the voxels that differ",
@@ -77,7 +83,12 @@ def _near_faces(grid: Grid, axis: int, width: int) -> NDArray[np.bool_]:
     return near
 
 
-def _error(found: NDArray[Any], wanted: NDArray[Any], kind: str) -> NDArray[Any]:
+def _error(
+    result: Volume, truth: Volume, blocks: Sequence[NDArray[Any]], kind: str, rules: Rules
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Error of each voxel, and which voxels count."""
     if kind == "image":
-        return np.abs(found.astype(np.float64) - wanted)
-    return found != wanted if kind == "mask" else (found != 0) != (wanted != 0)
+        error = np.abs(blocks[0].astype(np.float64) - blocks[1])
+        return error, np.ones(error.shape, bool)
+    found, wanted, counts = rules.read(result, truth, blocks)
+    return found != wanted if kind == "mask" else (found != 0) != (wanted != 0), counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 
 from medhpc.errors import BadOption
 from medhpc.evaluate.evaluation import ClassScore
-from medhpc.evaluate.inputs import Side, read_labels
+from medhpc.evaluate.inputs import read_labels
 from medhpc.evaluate.streams import Progress, stream
 from medhpc.geometry import Box
 from medhpc.metrics import Overlap, dice, iou, overlap, sum_overlaps
 from medhpc.points import Points
+from medhpc.volume import Volume
 
 Classes: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
 """Name -> ranges of label values of the truth, both ends included; the first name is class 1 of the result."""
@@ -22,27 +24,33 @@ Classes: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
 PENDING_PAIRS = 2**20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How the voxels of the two volumes become labels that can be compared; see :func:`medhpc.evaluate.evaluate`."""
+
+    ignore: int | None = None
+    classes: Classes | None = None
+    threshold: float | None = None
+
+    def read(self, result: Volume, truth: Volume, blocks: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        """Labels of the result, labels of the truth, and which voxels count."""
+        found = read_labels(blocks[0], result.path) if self.threshold is None else blocks[0] >= self.threshold
+        wanted = read_labels(blocks[1], truth.path)
+        counts = np.ones(wanted.shape, bool) if self.ignore is None else wanted != self.ignore
+        if self.classes:
+            wanted = class_numbers(wanted, self.classes)
+            found = found != 0 if len(self.classes) == 1 else found
+        return found, wanted, counts
+
+
 def stream_overlap(
-    result: Side,
-    truth: Side,
-    region: Box,
-    *,
-    ignore: int | None = None,
-    classes: Classes | None = None,
-    threshold: float | None = None,
-    progress: Progress | None = None,
+    result: Volume, truth: Volume, region: Box, rules: Rules, progress: Progress | None = None
 ) -> Overlap:
-    """The overlap table of two volumes, except where the truth is `ignore`; memory grows with its pairs only."""
-    assert result.volume is not None and truth.volume is not None
+    """The overlap table of two volumes; memory grows with its pairs only."""
     tables: list[Overlap] = [overlap([], [])]
-    for _, _, (found, wanted) in stream([result.volume, truth.volume], region, progress=progress):
-        found = found >= threshold if threshold is not None else read_labels(found, result.path)
-        wanted = read_labels(wanted, truth.path)
-        kept = slice(None) if ignore is None else wanted != ignore
-        if classes is not None:
-            wanted = class_numbers(wanted, classes)
-            found = found != 0 if len(classes) == 1 else found
-        tables.append(overlap(found[kept], wanted[kept]))
+    for _, _, blocks in stream([result, truth], region, progress=progress):
+        found, wanted, counts = rules.read(result, truth, blocks)
+        tables.append(overlap(found, wanted) if counts.all() else overlap(found[counts], wanted[counts]))
         if sum(len(table.voxels) for table in tables[1:]) > max(PENDING_PAIRS, len(tables[0].voxels)):
             tables = [sum_overlaps(tables)]
     return sum_overlaps(tables)
@@ -87,12 +95,11 @@ def _score(table: Overlap, label: int, name: str) -> ClassScore:
     )
 
 
-def label_centres(side: Side, region: Box, progress: Progress | None = None) -> Points:
+def label_centres(volume: Volume, region: Box, progress: Progress | None = None) -> Points:
     """Centroids of the parts of all labels that lie in `region`, in the order of the labels; streamed."""
-    assert side.volume is not None
     sums = np.empty((0, 5))  # label, voxels, sums of z, y and x
-    for box, _, (block,) in stream([side.volume], region, progress=progress):
-        sums = _sum_by_label(np.concatenate([sums, _label_sums(read_labels(block, side.path), box)]))
+    for box, _, (block,) in stream([volume], region, progress=progress):
+        sums = _sum_by_label(np.concatenate([sums, _label_sums(read_labels(block, volume.path), box)]))
     return Points(positions=sums[:, 2:] / sums[:, 1:2])
 
 
