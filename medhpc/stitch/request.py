@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 
@@ -21,25 +18,20 @@ SPLIT_LIMIT = 2**24  # voxels of a bounding box
 class Request:
     """The options of :func:`medhpc.stitch.stitch`."""
 
-    kind: str
-    threshold: float | None
-    smooth: float
-    min_size: int
-    split: bool
-    split_depth: float
-    split_limit: int
-    objects: str | None
-    levels: int | None
+    kind: str = "mask"
+    threshold: float | None = None
+    smooth: float = 0.0
+    min_size: int = 0
+    split: bool = False
+    split_depth: float = SPLIT_DEPTH
+    split_limit: int = SPLIT_LIMIT
+    objects: str | None = None
+    levels: int | None = None
 
     @property
     def level(self) -> float:
         """The threshold in force."""
         return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
-
-    def digest(self, **where: object) -> str:
-        """Digest of the request and of what else tells its unfinished work from that of another."""
-        text = json.dumps(dataclasses.asdict(self) | where, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check(self, plan: Plan) -> None:
         """Refuse what the stored tiles cannot give, and options without a meaning.
