@@ -63,7 +63,8 @@ def evaluate(
         What a volume holds: single voxels that mark points, classes (0 is background), instances, or intensities.
         ``auto`` tells the last three apart by samples, and takes classes for instances: say ``mask`` for classes.
     tolerance_um : float, optional
-        Points at this distance or closer can be a pair, in micrometres; needed for points.
+        Points at this distance or closer can be a pair, in micrometres; needed for points. Labels are paired by it in
+        place of IoU; for masks and images it means nothing.
     voxel_size_um : (z, y, x), optional
         Where neither file tells it, or tells it wrong.
     region : str or Box, optional
