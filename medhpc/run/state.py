@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -112,7 +113,10 @@ def clean(run: str | Path, *, force: bool = False) -> int:
             f"no stitched result of {run} is on disk, its tiles are all there is; "
             f"run 'medhpc stitch {run} OUT' first, or 'medhpc clean --force {run}' to give them up"
         )
+    # An unfinished stitch to Zarr keeps its stage beside its OUT.
+    stages = [Path(json.loads(request.read_text())["stage"]) for request in opened.scratch.glob("*/request.json")]
     heavy = [opened.folder / name for name in ("prediction.zarr", "source", "stitch", "partial")]
+    heavy += [stage.parent for stage in stages if stage.parent.name.endswith(".partial")]
     files = [path for folder in heavy for path in folder.rglob("*") if path.is_file()]
     freed = sum(path.stat().st_size for path in files)
     for folder in heavy:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ class Scratch:
     Parameters
     ----------
     folder : Path
-        Of one request: another request has another folder.
+        Of one result.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,8 +56,10 @@ class Scratch:
                 path.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second stitch of the same request out while the block runs; remove the folder when it ends well.
+    def locked(self, request: Mapping[str, Any]) -> Iterator[None]:
+        """Keep other stitches of the same result out while the block runs; remove the folder when it ends well.
+
+        What another `request` has left unfinished is removed first.
 
         Raises
         ------
@@ -68,11 +72,19 @@ class Scratch:
             lock = os.open(self.folder.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
         try:
             _lock(lock, self.folder)
-            sweep_partials(self.folder)
+            with room_and_rights(self.folder):
+                self._begin(json.dumps(request, indent=1).encode())
             yield
             shutil.rmtree(self.folder)
         finally:
             os.close(lock)
+
+    def _begin(self, request: bytes) -> None:
+        file = self.folder / "request.json"
+        if not (file.exists() and file.read_bytes() == request):
+            shutil.rmtree(self.folder)
+            write_durably(file, request)
+        sweep_partials(self.folder)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

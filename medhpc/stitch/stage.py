@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import zarr
 
 from medhpc.geometry import Box, Index
-from medhpc.run import Plan
+from medhpc.run import Run
 from medhpc.stitch.scratch import Scratch
 from medhpc.volume import build_pyramid, check_writable, convert, create_ome_zarr, open_volume
 
@@ -20,25 +21,23 @@ class Stage:
 
     Parameters
     ----------
-    plan : Plan
-        Of the run: shape, voxel size.
+    run : Run
     out : path
         The result.
-    scratch : Scratch
-        Knows which slabs are done.
     labels : bool
         Whether voxels are classes or ids, which have no mean.
     levels : int, optional
         Of the pyramid.
     """
 
-    def __init__(self, plan: Plan, out: Path, scratch: Scratch, *, labels: bool, levels: int | None) -> None:
-        self.plan, self.out, self.scratch, self.labels = plan, out, scratch, labels
+    def __init__(self, run: Run, out: Path, *, labels: bool, levels: int | None) -> None:
+        self.source, self.out, self.labels = run.plan.source, out, labels
+        self.scratch = Scratch(run.scratch / hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16])
         self.is_result = check_writable(out).suffix.lower() == ".zarr"
         self.levels = levels if self.is_result else 1
         # Beside OUT a stage can be renamed into place; what is exported anyway stays in the run.
-        aside = out.with_name(f".{out.name}.{scratch.folder.name}.partial")
-        self.path = aside / out.name if self.is_result else scratch.folder / "result.ome.zarr"
+        aside = out.absolute().with_name(f".{out.name}.{run.plan.digest}.partial")
+        self.path = aside / out.name if self.is_result else self.scratch.folder / "result.ome.zarr"
 
     def open(
         self, dtype: np.dtype, *, channels: int = 0, chunks: Index | None = None, shards: Index | None = None
@@ -72,7 +71,7 @@ class Stage:
             build_pyramid(group, labels=self.labels)
             self._move_into_place()
         else:
-            affine = self.plan.source.affine
+            affine = self.source.affine
             with open_volume(self.path) as stage:
                 convert(stage, self.out, affine=None if affine is None else np.array(affine))
         return tuple(full.shape), str(full.dtype)
@@ -88,14 +87,13 @@ class Stage:
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.parent.mkdir(exist_ok=True)
-        source = self.plan.source
         create_ome_zarr(
             self.path,
-            source.shape,
+            self.source.shape,
             dtype,
             channels=channels,
-            voxel_size=source.voxel_size,
-            unit=source.unit,
+            voxel_size=self.source.voxel_size,
+            unit=self.source.unit,
             levels=self.levels,
             chunks=chunks,
             shards=shards,

@@ -16,7 +16,6 @@ from typing import Any
 from medhpc.run import Run
 from medhpc.run.durable import room_and_rights
 from medhpc.stitch.request import SPLIT_DEPTH, SPLIT_LIMIT, Request
-from medhpc.stitch.scratch import Scratch
 from medhpc.stitch.stage import Stage
 from medhpc.stitch.table import check_table
 from medhpc.stitch.write import labelling_thickness, write_blockwise, write_labels
@@ -114,12 +113,15 @@ def stitch(
         check_table(Path(objects))
     opened.require_all()
     thickness = labelling_thickness(opened.plan.region)
-    digest = request.digest(plan=opened.ledger.plan, out=str(out.resolve()), thickness=thickness)
-    scratch = Scratch(opened.scratch / digest)
-    with scratch.locked(), room_and_rights(out):
-        stage = Stage(opened.plan, out, scratch, labels=kind in ("mask", "labels"), levels=levels)
+    stage = Stage(opened, out, labels=kind in ("mask", "labels"), levels=levels)
+    identity = dataclasses.asdict(request) | {
+        "plan": opened.ledger.plan,
+        "thickness": thickness,
+        "stage": str(stage.path),
+    }
+    with stage.scratch.locked(identity), room_and_rights(out):
         if kind == "labels":
-            labels = write_labels(opened, request, scratch, stage, thickness, progress)
+            labels = write_labels(opened, request, stage, thickness, progress)
         else:
             labels = None
             write_blockwise(opened, request, stage, progress)

@@ -57,11 +57,9 @@ def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress
         tick()
 
 
-def write_labels(
-    run: Run, request: Request, scratch: Scratch, stage: Stage, thickness: int, progress: Progress | None
-) -> Labels:
+def write_labels(run: Run, request: Request, stage: Stage, thickness: int, progress: Progress | None) -> Labels:
     """Find the objects, write their ids, and the table where one is asked for."""
-    plan = run.plan
+    plan, scratch = run.plan, stage.scratch
     slabs = slabs_of(plan.region, thickness)
     tick = _ticks(progress, len(slabs) * (3 if request.split else 2))
     foreground = Foreground(ProvenTiles(run), plan, request.level, request.smooth)
