@@ -28,9 +28,7 @@ from medhpc.tiling import tile
 from medhpc.train.msd import train_msd
 
 SHAPE = (128, 320, 320)
-CORNER = ":,:160,:160"  # what is trained on
-REST = ":,160:,:"  # what is judged
-TILE = (64, 160, 160)
+LEAST_STEPS, LEAST_DEPTH = 150, 12  # below some 100 steps no cell has been found yet (measured)
 RADIUS = 5.0  # micrometres: what a centre is drawn as
 MIN_SIZE = 20  # voxels: smaller objects are specks
 TOLERANCE = 5.0  # micrometres: how far a found centre may be from a true one
@@ -53,6 +51,7 @@ def run_demo(
     *,
     minutes: float = 2.0,
     shape: Index = SHAPE,
+    cells: int = 400,
     say: Say = lambda line: None,
     report: Report | None = None,
 ) -> DemoResult:
@@ -65,7 +64,9 @@ def run_demo(
     minutes : float
         Training time.
     shape : (z, y, x)
-        Of the volume.
+        Of the volume; half of it along y and x must leave room for training (48 voxels do).
+    cells : int
+        How many to place.
     say : callable
         Gets each command as a user would type it, before its work is done.
     report : callable, optional
@@ -79,15 +80,19 @@ def run_demo(
     began = time.monotonic()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    steps = _Steps(folder, say, report)
+    steps = _Steps(folder, shape, say, report)
     say(f"making a light-sheet volume of {' x '.join(map(str, shape))} voxels with known cells")
-    write_demo(folder, shape=shape)
+    write_demo(folder, shape, cells)
     trained = steps.train(minutes)
+    if trained.steps < LEAST_STEPS:
+        say(f"{trained.steps} steps are too few to find a cell: this machine is slow or busy, so {LEAST_STEPS} instead")
+        trained = steps.train(None)
+    half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
     figures: dict[str, Any] = {
         "training": {"depth": trained.depth, "steps": trained.steps, "minutes": minutes},
-        "tiled": steps.predict("tiled", tile=_fitting(shape), halo="auto"),
+        "tiled": steps.predict("tiled", tile=half, halo="auto"),
         "whole": steps.predict("whole", tile=shape, halo=0),
-        "without_halo": steps.predict("without_halo", tile=_fitting(shape), halo=0),
+        "without_halo": steps.predict("without_halo", tile=half, halo=0),
     }
     for name in ("tiled", "without_halo"):
         figures[name] |= steps.seam_error(name)
@@ -103,20 +108,35 @@ class _Steps:
     """The steps of the demo; each says the command that a user would type for it."""
 
     folder: Path
+    shape: Index
     say: Say
     report: Report | None
 
-    def train(self, minutes: float) -> Any:
-        """A network from the centres in one corner."""
+    @property
+    def corner(self) -> str:
+        """What is trained on: a quarter of the volume."""
+        return f":,:{self.shape[1] // 2},:{self.shape[2] // 2}"
+
+    @property
+    def rest(self) -> str:
+        """What is judged: the half that the corner is not in."""
+        return f":,{self.shape[1] // 2}:,:"
+
+    def train(self, minutes: float | None) -> Any:
+        """A network from the centres in one corner: for some minutes, or for the least number of steps."""
         volume, centres, network = (self.folder / name for name in ("volume.tif", "centres.csv", "network.safetensors"))
-        options = f"--radius {RADIUS} --region {CORNER} --minutes {minutes}"
+        steps = None if minutes else LEAST_STEPS
+        length = f"--minutes {minutes:g}" if minutes else f"--depth {LEAST_DEPTH} --steps {LEAST_STEPS}"
+        options = f"--radius {RADIUS} --region {self.corner} {length}"
         self.say(f"$ medhpc train msd {volume} {centres} --out {network} {options}")
         return train_msd(
             [(volume, centres)],
             network,
             radius=RADIUS,
-            region=CORNER,
+            region=self.corner,
             minutes=minutes,
+            steps=steps,
+            depth=None if minutes else LEAST_DEPTH,
             resume=False,
             progress=self._bar("train"),
         )
@@ -133,8 +153,9 @@ class _Steps:
         self.say(f"$ medhpc stitch {run} {labels} --as labels --split --min-size {MIN_SIZE} --objects {cells}")
         bar = self._bar("stitch")
         stitched = stitch(run, labels, kind="labels", split=True, min_size=MIN_SIZE, objects=cells, progress=bar)
-        self.say(f"$ medhpc evaluate {cells} {self.folder / 'centres.csv'} --tolerance {TOLERANCE} --region {REST}")
-        judged = evaluate(cells, self.folder / "centres.csv", tolerance_um=TOLERANCE, region=REST)
+        centres = self.folder / "centres.csv"
+        self.say(f"$ medhpc evaluate {cells} {centres} --tolerance {TOLERANCE} --region {self.rest}")
+        judged = evaluate(cells, centres, tolerance_um=TOLERANCE, region=self.rest)
         found = judged.as_dict()
         return {
             "tiles": len(plan.grid),
@@ -165,9 +186,3 @@ class _Steps:
     def _bar(self, stage: str) -> Callable[[int, int], None] | None:
         report = self.report
         return None if report is None else lambda done, total: report(stage, done, total)
-
-
-def _fitting(shape: Index) -> Index:
-    """The demo's tile, no larger than the volume."""
-    z, y, x = (min(t, n) for t, n in zip(TILE, shape, strict=True))
-    return z, y, x

@@ -30,13 +30,14 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    volume = open_volume(folder / "volume.tif")
-    z = volume.shape[0] // 2
-    plane = Box((z, 0, 0), (z + 1, *volume.shape[1:]))
-    image = volume.read(plane)[0, 0].astype(float)
-    cells = read_points(folder / "centres.csv").in_voxels(volume.voxel_size_um)
+    with open_volume(folder / "volume.tif") as volume:
+        z = volume.shape[0] // 2
+        plane = Box((z, 0, 0), (z + 1, *volume.shape[1:]))
+        image = volume.read(plane)[0, 0].astype(float)
+        cells = read_points(folder / "centres.csv").in_voxels(volume.voxel_size_um)
     near = cells[np.abs(cells[:, 0] - z) <= 2]
-    labels = open_volume(folder / "tiled.ome.zarr").read(plane)[0, 0]
+    with open_volume(folder / "tiled.ome.zarr") as result:
+        labels = result.read(plane)[0, 0].astype(int)
     tiled, whole, bare = (_probability(folder / f"{name}.run", plane) for name in ("tiled", "whole", "without_halo"))
 
     figure = Figure(figsize=(13, 9.2), layout="constrained")
@@ -50,7 +51,7 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
     axes[0, 1].set_title("true centres within 2 planes")
     shuffled = np.random.default_rng(1).permutation(256)
     colours = ListedColormap(colormaps["turbo"](shuffled / 255.0))
-    axes[0, 2].imshow(np.ma.masked_equal(labels, 0).astype(int) % 256, cmap=colours, interpolation="nearest", alpha=0.8)
+    axes[0, 2].imshow(np.ma.masked_equal(labels, 0) % 256, cmap=colours, interpolation="nearest", alpha=0.8)
     tiles = figures["tiled"]
     axes[0, 2].set_title(f"{tiles['cells']} cells found; F1 {tiles['f1']:.3f} where it was not trained")
     axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1)
