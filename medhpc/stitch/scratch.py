@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medhpc.errors import BadOption
-from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
+from medhpc.run.durable import partial_suffix, room_and_rights, sweep_partials, write_durably
 
 
 class Scratch:
@@ -67,7 +67,7 @@ class Scratch:
             Another process is at it.
         """
         with room_and_rights(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
             # Beside the folder, and never removed: who waits for a lock must not get that of a file that is gone.
             lock = os.open(self.folder.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -75,16 +75,25 @@ class Scratch:
             with room_and_rights(self.folder):
                 self._begin(json.dumps(request, indent=1).encode())
             yield
-            shutil.rmtree(self.folder)
+            self._discard()
         finally:
             os.close(lock)
 
     def _begin(self, request: bytes) -> None:
+        for discarded in self.folder.parent.glob(f"{self.folder.name}.*.partial"):
+            shutil.rmtree(discarded)
         file = self.folder / "request.json"
         if not (file.exists() and file.read_bytes() == request):
-            shutil.rmtree(self.folder)
+            if self.folder.exists():
+                self._discard()
             write_durably(file, request)
         sweep_partials(self.folder)
+
+    def _discard(self) -> None:
+        """Remove the folder at once: half of it could be taken for what is done."""
+        discarded = self.folder.with_name(f"{self.folder.name}.{partial_suffix()}")
+        self.folder.rename(discarded)
+        shutil.rmtree(discarded)
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -35,13 +36,20 @@ class ProvenTiles:
         except Exception:  # zarr and its codecs agree on no error for bytes that cannot be decoded
             self._check(box)
             raise
-        # Zarr takes a shard without a file for zeros. Looked for afterwards, it was there when it was read.
-        if not all(path.exists() for path in self._run.shards.paths(box)):
+        # Zarr takes an absent or empty file for zeros. Found sound afterwards, it was sound when it was read.
+        if not all(_has_content(path) for path in self._run.shards.paths(box)):
             self._check(box)
         return block
 
     def _check(self, box: Box) -> None:
         self._run.require(self._run.plan.grid.touching(box))
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def slabs_of(region: Box, thickness: int) -> list[Box]:

@@ -12,6 +12,7 @@ import zarr
 
 from medhpc.geometry import Box, Index
 from medhpc.run import Run
+from medhpc.run.durable import partial_suffix
 from medhpc.stitch.scratch import Scratch
 from medhpc.volume import build_pyramid, check_writable, convert, create_ome_zarr, open_volume
 
@@ -78,7 +79,7 @@ class Stage:
 
     def _move_into_place(self) -> None:
         if self.out.exists():
-            self.out.rename(self.path.with_name("replaced"))
+            self.out.rename(self.path.with_name(f"replaced.{partial_suffix()}"))
         self.path.rename(self.out)
         shutil.rmtree(self.path.parent)
 
