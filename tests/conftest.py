@@ -27,3 +27,11 @@ def quick_measure() -> Iterator[None]:
         cost = Cost(seconds_per_voxel=1e-6, bytes_per_voxel=100.0)
         patch.setattr(TorchEngine, "measure", lambda *_: cost)
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_disk() -> Iterator[None]:
+    """Do not wait for the disk, where a test is not about crashes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

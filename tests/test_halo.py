@@ -18,7 +18,7 @@ from medhpc.run.plan import Halo, Plan
 from medhpc.tiling import tile as plan_tiles
 from medhpc.tiling.halo import HALOS, RING, SAFETY, SAMPLES, HaloProbe, choose_halo
 
-pytestmark = pytest.mark.usefixtures("quick_measure")
+pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 
 TOLERANCE = 0.5 / 255
 

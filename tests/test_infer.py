@@ -27,7 +27,7 @@ from medhpc.run.blocks import read_block
 from medhpc.tiling import tile as plan_tiles
 from medhpc.volume import open_volume
 
-pytestmark = pytest.mark.usefixtures("quick_measure")
+pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 lengths = st.tuples(*[st.integers(1, 14)] * 3)
 
 

@@ -78,6 +78,7 @@ def test_noise_is_no_record(line):
 # --- files ---------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 99), max_size=20))
 def test_what_is_appended_is_read_in_order(tmp_path_factory, tiles):
     ledger = Ledger(tmp_path_factory.mktemp("ledger"), PLAN)
@@ -249,16 +250,13 @@ def test_status_of_a_million_tiles(tmp_path):
                         % (tile, plan.encode(), digest.encode(), 1_700_000_000 + tile % (total // 4))
                     )
                     file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-    began = time.perf_counter()
+    began = time.process_time()  # a core's own, whatever else the machine does
     found = status(run.folder)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert (found.total, found.done, found.missing_tiles) == (total, total - 4, "5-7,999999")
     assert found.stored_bytes == (total - 4) * 1000
     assert found.tiles_per_second == pytest.approx(4, rel=0.1)
-    assert took < 5 * SLACK
-
-
-SLACK = 3 if os.environ.get("CI") or os.getloadavg()[0] > 2 else 1  # times on a machine that is busy with others
+    assert took < 5
 
 
 def test_status_imports_no_torch(tmp_path):

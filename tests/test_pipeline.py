@@ -16,7 +16,7 @@ from medhpc.geometry import Box
 from medhpc.run import Run, status
 from medhpc.volume import open_volume
 
-pytestmark = pytest.mark.usefixtures("quick_measure")
+pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 HERE = {"device": "cpu", "threads": 1}
 SHAPE = (16, 40, 48)
 

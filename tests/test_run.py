@@ -186,7 +186,7 @@ def test_every_field_counts_in_the_digest():
 
 
 def test_a_plan_of_a_million_tiles_costs_nothing():
-    began = time.perf_counter()
+    began = time.process_time()
     plan = plan_of(shape=(12800, 12800, 12800), tile=(128, 128, 128))
     again = Plan.from_json(plan.to_json())
     grid = again.grid
@@ -194,7 +194,7 @@ def test_a_plan_of_a_million_tiles_costs_nothing():
     assert grid[10**6 - 1].write.stop == (12800, 12800, 12800)
     assert grid.read_amplification == pytest.approx((132 / 128 - 4 / 12800) ** 3)
     assert len(plan.to_json()) < 5000
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 # --- folders -------------------------------------------------------------------------------------
