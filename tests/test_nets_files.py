@@ -180,3 +180,15 @@ def test_digests_tell_networks_apart(tmp_path, network):
     assert nets.digest(network) not in digests
     with pytest.raises(BadNetwork):
         nets.digest(tmp_path / "absent")
+
+
+def test_a_header_of_any_length_is_no_pickle(tmp_path):
+    # The length of the header comes first; its lowest byte can be 0x80, with which a pickle begins.
+    path, first_bytes = tmp_path / "net.safetensors", set()
+    for length in range(0, 256, 8):
+        network = MSD(1, 2, 1)
+        network.card = NetworkCard(training={"note": "x" * length})
+        network.save(path)
+        first_bytes.add(path.read_bytes()[0])
+        assert nets.load(path).depth == 1
+    assert 0x80 in first_bytes

@@ -88,10 +88,11 @@ def refuse_pickle(path: Path) -> None:
         raise BadNetwork(f"{path}: no such network file; train one with 'medhpc train msd' or give another path")
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except PermissionError:
         raise NoPermission(f"{path}: no permission to read it") from None
-    is_pickle = start[:1] == b"\x80" or start == b"PK\x03\x04"
+    # A safetensors file begins with the length of its header, any eight bytes; the header itself begins with a brace.
+    is_pickle = start[8:] != b"{" and start.startswith((b"\x80", b"PK\x03\x04"))
     if is_pickle or path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"):
         raise BadNetwork(
             f"{path}: a PyTorch checkpoint or pickle can execute code and is never loaded; expected .safetensors or "
