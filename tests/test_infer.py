@@ -512,7 +512,8 @@ def test_a_hole_in_the_input_is_named_and_what_is_done_is_kept(tmp_path):
     tile(source, run, network="identity", store="raw", tile=(4, 8, 8))
     with pytest.raises(NonFinite, match="z,y,x = 2,4,27.*--nan zero"):
         infer(run, threads=1)
-    assert status(run).done == 3
+    found = status(run)
+    assert found.done == 3 and found.failed == 1 and "z,y,x = 2,4,27" in found.errors[0]
     shutil.rmtree(run)
     tile(source, run, network="identity", store="raw", tile=(4, 8, 8), nan="zero")
     infer(run, threads=1)

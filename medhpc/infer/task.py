@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +187,8 @@ def _read_ahead(reader: ThreadPoolExecutor, run: Run, source: Any, chosen: range
         tile = run.plan.grid[index]
         if run.is_done(tile, claims):
             return _Read(tile, None, began)
-        block = read_block(source, run.plan.read_box(tile), run.plan.nan)
+        with _entering_failure(run, tile):
+            block = read_block(source, run.plan.read_box(tile), run.plan.nan)
         return _Read(tile, block, began, damaged=index in claims)
 
     waiting: deque[Future[_Read]] = deque()
@@ -205,8 +206,15 @@ def _read_ahead(reader: ThreadPoolExecutor, run: Run, source: Any, chosen: range
 
 def _compute(run: Run, engine: engines.TorchEngine, read: _Read) -> np.ndarray:
     assert read.block is not None
-    try:
+    with _entering_failure(run, read.tile):
         return predict(engine, run.plan, read.tile, read.block)
+
+
+@contextmanager
+def _entering_failure(run: Run, tile: Tile) -> Iterator[None]:
+    """Enter what goes wrong with a tile in the ledger, for `status` to show."""
+    try:
+        yield
     except Exception as error:
-        run.fail(read.tile, error)
+        run.fail(tile, error)
         raise
