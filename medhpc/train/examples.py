@@ -89,14 +89,20 @@ class Example:
         return [around(voxel, block, self.validation, (0.5,) * 3) for voxel in voxels]
 
     def _hold_out(self, minimum: Index, options: Options) -> None:
-        """Split the region; at its other end, where the first way leaves one of the parts without objects."""
-        for at_end in (True, False):
-            self.train, self.validation = split(self.region, options.validation, minimum, self.volume.path, at_end)
+        """Split the region, at the end that leaves objects in both parts, and more of them to be judged by."""
+
+        def held(at_end: bool) -> tuple[Box, Box | None, Anchors, Anchors]:
+            train, validation = split(self.region, options.validation, minimum, self.volume.path, at_end)
             rng = np.random.default_rng(options.seed)
-            self.anchors: Anchors = self._truth.anchors(self.train, rng)
-            self.judged: Anchors = self._truth.anchors(self.validation, rng) if self.validation else {}
-            if self.validation is None or (has_objects(self.anchors) and has_objects(self.judged)):
-                break
+            anchors = self._truth.anchors(train, rng)
+            return train, validation, anchors, self._truth.anchors(validation, rng) if validation else {}
+
+        def objects(choice: tuple[Box, Box | None, Anchors, Anchors]) -> tuple[bool, int]:
+            _, _, anchors, judged = choice
+            return has_objects(anchors), sum(len(voxels) for number, voxels in judged.items() if number)
+
+        choices = [held(True), held(False)] if options.validation else [held(True)]
+        self.train, self.validation, self.anchors, self.judged = max(choices, key=objects)
         if not has_objects(self.anchors):
             raise BadTruth(f"{self.volume.path}: no object in {self.train} (z, y, x), the part to learn from")
         if 0 not in self.anchors:

@@ -35,7 +35,7 @@ from medhpc.train.options import Classes, Options, parse_background, parse_class
 from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.results import Standing, TrainingResult
-from medhpc.train.truth import IGNORE
+from medhpc.train.truth import IGNORE, NEAR_WEIGHT
 from medhpc.volume import open_volume
 
 LEARNING_RATE = 1e-2
@@ -173,13 +173,14 @@ def _train(
     judging = engines.TorchEngine(state.network, device)  # shares the weights
     held_out = [example.read(box) for example in examples for box in example.validation_boxes()]
 
+    weight = NEAR_WEIGHT if options.background == "near" else 1.0
     began = time.perf_counter() - state.seconds
     saved = time.perf_counter()
     with closing(patches(examples, wanted, options.seed, state.step)) as source:
         while (spent := options.spent(state.step, state.seconds)) < 1:
             image, targets = next(source)  # (c, z, y, x) float32; (z, y, x) uint8
             set_learning_rate(state, spent)
-            state.add_loss(take_step(state, image, targets, computed_in(options, device)))
+            state.add_loss(take_step(state, image, targets, computed_in(options, device), weight))
             state.seconds = time.perf_counter() - began
             spent = options.spent(state.step, state.seconds)
             if spent * JUDGEMENTS >= len(state.history) + 1:
@@ -214,7 +215,9 @@ def begin(examples: Sequence[Example], options: Options, depth: int, device: tor
     return State(network=network, optimizer=optimizer, scaler=scaler)
 
 
-def take_step(state: State, image: np.ndarray, targets: np.ndarray, dtype: torch.dtype) -> float:
+def take_step(
+    state: State, image: np.ndarray, targets: np.ndarray, dtype: torch.dtype, object_weight: float = 1.0
+) -> float:
     """Learn from one patch; returns its loss.
 
     Parameters
@@ -226,13 +229,18 @@ def take_step(state: State, image: np.ndarray, targets: np.ndarray, dtype: torch
         At least one voxel is not `IGNORE`.
     dtype : torch.dtype
         Of the convolutions; weights and sums stay float32.
+    object_weight : float
+        What a voxel of an object weighs in the loss, one of the background being 1.
     """
     device = next(state.network.parameters()).device
     x = torch.from_numpy(image).to(device)  # (c, z, y, x)
     y = torch.from_numpy(targets).to(device, torch.long)  # (z, y, x)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         scores = scores_of(state.network, x)  # (classes, z, y, x)
-    loss = F.cross_entropy(scores.float()[None], y[None], ignore_index=IGNORE)  # mean over the voxels that count
+    weights = torch.full((len(scores),), object_weight, device=device)
+    weights[0] = 1.0
+    # Mean over the voxels that count, each with the weight of its class.
+    loss = F.cross_entropy(scores.float()[None], y[None], weights, ignore_index=IGNORE)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
