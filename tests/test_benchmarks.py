@@ -1,0 +1,45 @@
+"""Every benchmark runs, at a tiny size, and writes its result with its provenance."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(name: str, *options: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "prints"),
+    [
+        ("pipeline", ["--size", "32,64,64"], "tile + infer + stitch / "),
+        ("memory", ["--size", "16,32,32", "--lengths", "1"], "largest ratio: "),
+        ("startup", ["--size", "32,64,64"], "medhpc status / "),
+        ("sliding_window", ["--size", "24,32,32"], "MONAI gaussian"),
+        ("seams", ["--size", "24,32,32"], "max error, "),
+    ],
+)
+def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, tmp_path):
+    if name in ("sliding_window", "seams"):
+        pytest.importorskip("monai")
+    assert prints in run(name, *options, "--rounds", "1", "--results", str(tmp_path), "--scratch", str(tmp_path))
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["benchmark"] == name
+    assert {"cpu", "cores", "memory_gib", "date", "commit", "versions"} <= result["provenance"].keys()
+
+
+@pytest.mark.slow
+def test_the_picture_of_a_seam_is_drawn(tmp_path):
+    run("seam_picture", "--size", "24,80,80", "--out", str(tmp_path / "seam.png"))
+    assert (tmp_path / "seam.png").stat().st_size > 10_000
