@@ -133,12 +133,20 @@ def choose_blend(mode: str, window: str | Index, overlap: float, volume: Index, 
 
 
 def choose_stored(engine: TorchEngine, volume: Volume, kind: str, dtype: str) -> Stored:
-    """What a tile stores; its shard is filled in when the tile is known."""
+    """What a tile stores; its shard is filled in when the tile is known.
+
+    Raises
+    ------
+    BadOption
+        The network does not give it.
+    """
     none = (0, 0, 0)
     network = engine.network
     if kind == "raw":
         values = engine(_sample(volume, network), "raw")
         return Stored(kind=kind, dtype=values.dtype.name, channels=values.shape[0], chunk=none, shard=none)
+    if isinstance(network, nets.Identity):
+        raise BadOption(f"the identity network gives numbers, not classes: it has no {kind}; use --store raw")
     classes = network.out_channels or volume.channels
     if kind == "argmax":
         name = "uint8" if classes <= 256 else "uint16"
