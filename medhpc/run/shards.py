@@ -35,13 +35,15 @@ COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCo
 class DurableStore(LocalStore):
     """A Zarr store whose values reach the disk by :func:`medhpc.run.durable.write_durably`.
 
-    Remembers the digest and size of each value set, by key, until they are taken.
+    Parameters
+    ----------
+    aside : Path, optional
+        Folder, on the same file system, for values that are being written.
     """
 
     def __init__(self, root: Path, *, aside: Path | None = None, read_only: bool = False) -> None:
         super().__init__(root, read_only=read_only)
         self.aside = aside
-        self.written: dict[str, tuple[str, int]] = {}
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a value durably."""
@@ -49,6 +51,17 @@ class DurableStore(LocalStore):
 
     def _commit(self, key: str, content: memoryview) -> None:
         write_durably(Path(self.root) / key, content, self.aside)
+
+
+class DigestingStore(DurableStore):
+    """Remembers the digest and size of each value set, by key, until they are taken."""
+
+    def __init__(self, root: Path, *, aside: Path | None = None, read_only: bool = False) -> None:
+        super().__init__(root, aside=aside, read_only=read_only)
+        self.written: dict[str, tuple[str, int]] = {}
+
+    def _commit(self, key: str, content: memoryview) -> None:
+        super()._commit(key, content)
         self.written[key] = (hashlib.sha256(content).hexdigest(), len(content))
 
 
@@ -80,7 +93,7 @@ class Shards:
     def __init__(self, folder: Path, stored: Stored, aside: Path) -> None:
         self.folder = folder
         self.stored = stored
-        self._store = DurableStore(folder, aside=aside)
+        self._store = DigestingStore(folder, aside=aside)
         self._array: Any = None
 
     @property

@@ -13,6 +13,7 @@ import zarr
 from medhpc.geometry import Box, Index
 from medhpc.run import Run
 from medhpc.run.durable import partial_suffix
+from medhpc.run.shards import DurableStore
 from medhpc.stitch.scratch import Scratch
 from medhpc.volume import build_pyramid, check_writable, convert, create_ome_zarr, open_volume
 
@@ -44,12 +45,9 @@ class Stage:
         self, dtype: np.dtype, *, channels: int = 0, chunks: Index | None = None, shards: Index | None = None
     ) -> Any:
         """The zarr array of the full resolution, made new unless an earlier stitch made it."""
-        if self.path.exists() and self.scratch.has("stage"):
-            for partial in self.path.rglob("*.partial"):  # what zarr was writing when the earlier stitch was killed
-                partial.unlink()
-        else:
+        if not (self.path.exists() and self.scratch.has("stage")):
             self._create(dtype, channels, chunks, shards)
-        return zarr.open_group(self.path, mode="r+")["0"]
+        return self._open_group()["0"]
 
     def is_written(self, slab: Box) -> bool:
         """Whether an earlier stitch wrote this slab."""
@@ -66,7 +64,7 @@ class Stage:
         -------
         shape, dtype
         """
-        group = zarr.open_group(self.path, mode="r+")
+        group = self._open_group()
         full: Any = group["0"]
         if self.is_result:
             build_pyramid(group, labels=self.labels)
@@ -76,6 +74,10 @@ class Stage:
             with open_volume(self.path) as stage:
                 convert(stage, self.out, affine=None if affine is None else np.array(affine))
         return tuple(full.shape), str(full.dtype)
+
+    def _open_group(self) -> zarr.Group:
+        """The stage for writing; after a crash of the machine too, its shards are whole or absent."""
+        return zarr.open_group(DurableStore(self.path, aside=self.path.parent), mode="r+")
 
     def _move_into_place(self) -> None:
         if self.out.exists():

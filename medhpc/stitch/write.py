@@ -13,7 +13,7 @@ import zarr
 
 from medhpc.geometry import Box, Index
 from medhpc.run import Run
-from medhpc.run.shards import COMPRESSORS
+from medhpc.run.shards import COMPRESSORS, DurableStore
 from medhpc.stitch.components import Components
 from medhpc.stitch.foreground import Foreground
 from medhpc.stitch.labels import Labels
@@ -102,12 +102,12 @@ def _shard_of_labels(thickness: int) -> Index:
 
 def _open_components(scratch: Scratch, volume: Index, chunk: Index) -> Any:
     """The array of provisional labels."""
-    folder = scratch.folder / "components.zarr"
+    store = DurableStore(scratch.folder / "components.zarr", aside=scratch.folder)
     if not scratch.has("components"):
         chunks = tuple(map(min, chunk, volume))
-        zarr.create_array(folder, shape=volume, dtype="uint32", chunks=chunks, compressors=COMPRESSORS, overwrite=True)
+        zarr.create_array(store, shape=volume, dtype="uint32", chunks=chunks, compressors=COMPRESSORS, overwrite=True)
         scratch.mark("components")
-    return zarr.open_array(folder, mode="r+")
+    return zarr.open_array(store, mode="r+")
 
 
 def _write_slab(array: Any, slab: Box, voxels: np.ndarray) -> None:
