@@ -17,7 +17,7 @@ from monai.inferers import sliding_window_inference
 from benchmarks.predictions import NETWORK, normalized, probability
 from medhpc import nets
 from medhpc.run import Plan
-from medhpc.run.shards import COMPRESSORS
+from medhpc.volume.codecs import codecs_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def slide(source: Path, plan: Plan, setting: Sliding, out: Path) -> None:
         dtype="uint8",
         shards=plan.stored.shard,
         chunks=plan.stored.chunk,
-        compressors=COMPRESSORS,
+        compressors=codecs_for("uint8"),
         overwrite=True,
     )
     array[...] = np.rint(prediction * 255).astype(np.uint8)

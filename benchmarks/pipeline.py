@@ -23,9 +23,9 @@ from benchmarks.measure import alternate, median_seconds, options, publish, tabl
 from benchmarks.volumes import write_cells
 from medhpc.infer import infer
 from medhpc.run import Run
-from medhpc.run.shards import COMPRESSORS
 from medhpc.stitch import stitch
 from medhpc.tiling import tile
+from medhpc.volume.codecs import codecs_for
 
 INFER_LIMIT, PIPELINE_LIMIT = 1.3, 2.5
 DEFAULT, OURS = "read + write, zarr's default codec", "read + write, medhpc's codec"
@@ -35,7 +35,7 @@ def copy_plainly(source: Path, out: Path, shard: tuple[int, ...], chunk: tuple[i
     """One plain read and one sharded write."""
     shutil.rmtree(out, ignore_errors=True)
     volume = np.array(tifffile.memmap(source))
-    codec: dict[str, Any] = {"compressors": COMPRESSORS} if ours else {}
+    codec: dict[str, Any] = {"compressors": codecs_for(volume.dtype)} if ours else {}
     array = zarr.create_array(out, shape=volume.shape, dtype=volume.dtype, shards=shard, chunks=chunk, **codec)
     array[...] = volume
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
@@ -24,12 +23,10 @@ from medhpc.errors import NotARun
 from medhpc.geometry import Box, Index
 from medhpc.run.durable import write_durably
 from medhpc.run.plan import Stored
+from medhpc.volume.codecs import codecs_for
 
 EDGE = 128  # default shard edge, voxels
 CHUNK = 64  # default chunk edge, voxels
-
-# Measured on noisy uint16 light-sheet data: three times as fast as zarr's default, and smaller.
-COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
 
 
 class DurableStore(LocalStore):
@@ -73,7 +70,7 @@ def create_shards(folder: Path, stored: Stored, shape: Index) -> None:
         dtype=stored.dtype,
         chunks=(1, *stored.chunk),
         shards=(stored.channels, *stored.shard),
-        compressors=COMPRESSORS,
+        compressors=codecs_for(stored.dtype, labels=stored.kind == "argmax"),
         fill_value=0,
         dimension_names=("c", "z", "y", "x"),
     )

@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore
 
 from medhpc.errors import BadOption
 from medhpc.geometry import Index
 from medhpc.volume.chunking import chunks_and_shards
+from medhpc.volume.codecs import codecs_for
 from medhpc.volume.formats import is_zarr
 from medhpc.volume.units import VoxelSize
 from medhpc.volume.writer import Specification
@@ -119,7 +120,7 @@ def create_ome_zarr(
     labels : bool
         How :func:`build_pyramid` will be called; levels of means lie half a voxel further than those of labels.
     compression : bool
-        Zstandard; a CRC32C guards every chunk in either case.
+        As :func:`medhpc.volume.codecs.codecs_for` says; a CRC32C guards every chunk in either case.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def create_ome_zarr(
             dtype=dtype,
             chunks=(*(1 for _ in lead), *chunk),
             shards=(*(1 for _ in lead), *shard),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()] if compression else [Crc32cCodec()],
+            compressors=codecs_for(dtype, labels=labels) if compression else [Crc32cCodec()],
             dimension_names=names,
             fill_value=0,
         )
