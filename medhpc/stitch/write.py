@@ -13,7 +13,7 @@ import zarr
 
 from medhpc.geometry import Box, Index
 from medhpc.run import Run
-from medhpc.run.shards import COMPRESSORS, DurableStore
+from medhpc.run.shards import DurableStore
 from medhpc.stitch.components import Components
 from medhpc.stitch.foreground import Foreground
 from medhpc.stitch.labels import Labels
@@ -24,6 +24,7 @@ from medhpc.stitch.scratch import Scratch
 from medhpc.stitch.slabs import ProvenTiles, cells_of, in_parallel, slabs_of
 from medhpc.stitch.stage import Stage
 from medhpc.stitch.table import write_table
+from medhpc.volume.codecs import codecs_for
 
 SLAB_VOXELS = 2**26  # of a slab whose voxels are labelled together
 THICKEST = 64  # planes of such a slab
@@ -105,7 +106,8 @@ def _open_components(scratch: Scratch, volume: Index, chunk: Index) -> Any:
     store = DurableStore(scratch.folder / "components.zarr", aside=scratch.folder)
     if not scratch.has("components"):
         chunks = tuple(map(min, chunk, volume))
-        zarr.create_array(store, shape=volume, dtype="uint32", chunks=chunks, compressors=COMPRESSORS, overwrite=True)
+        codecs = codecs_for("uint32", labels=True)
+        zarr.create_array(store, shape=volume, dtype="uint32", chunks=chunks, compressors=codecs, overwrite=True)
         scratch.mark("components")
     return zarr.open_array(store, mode="r+")
 
