@@ -80,7 +80,7 @@ class Table:
 
 def label(mask: np.ndarray) -> np.ndarray:
     """Components of a block, numbered from 1: (z, y, x) bool -> (z, y, x) int32."""
-    labels, _ = ndimage.label(mask, structure=CONNECTED)
+    labels, _ = ndimage.label(mask, structure=CONNECTED, output=np.int32)
     return labels
 
 

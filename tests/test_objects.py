@@ -31,6 +31,7 @@ def pieces(table: Table) -> dict[int, tuple[object, ...]]:
 # --- measure -------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(masks(), st.integers(0, 2**32 - 1), st.sampled_from(["uint8", "uint32", "float16"]))
 def test_measures_are_those_of_brute_force(mask, seed, dtype):
     random = np.random.default_rng(seed)
@@ -62,6 +63,7 @@ def test_an_empty_block_has_an_empty_table(dtype):
     assert len(Table.join([table, table]).grouped(np.zeros(0, int))) == 0
 
 
+@settings(deadline=None)
 @given(masks(), st.data())
 def test_measures_of_pieces_add_up_to_those_of_the_whole(mask, data):
     labels = objects.label(mask)
@@ -80,6 +82,7 @@ def test_measures_of_pieces_add_up_to_those_of_the_whole(mask, data):
 # --- merge ---------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(masks(), st.data())
 def test_slabs_merge_to_the_components_of_the_whole(mask, data):
     cuts = data.draw(st.sets(st.integers(1, max(1, len(mask) - 1)), max_size=len(mask)).map(sorted))

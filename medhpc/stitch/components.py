@@ -43,7 +43,7 @@ class Components:
         slab = self.slabs[number]
         mask, weights = foreground.read(slab)
         labels = objects.label(mask)
-        self.array[slab.slices] = labels.view(np.uint32)
+        self.array[slab.slices] = labels.astype(np.uint32)
         table = objects.measure(labels, slab.start, self.volume, weights)
         self.scratch.save(f"slab-{number}.npz", vars(table) | {"first_plane": labels[0], "last_plane": labels[-1]})
 
@@ -60,15 +60,18 @@ class Components:
         faces = [slab.start[0] for slab in self.slabs[1:]]
         return np.searchsorted(faces, self.table.low[:, 0], side="right")
 
-    def rows_in(self, box: Box) -> np.ndarray:
-        """Row of the object at each voxel, -1 where there is none: (z, y, x) int32."""
-        rows = np.empty(box.shape, np.int32)
-        for slab, rows_of_components in zip(self.slabs, self._rows, strict=True):
+    def paint(self, box: Box, values: np.ndarray) -> np.ndarray:
+        """The value of the object at each voxel, (z, y, x); `values` (rows + 1,) ends with the background's."""
+        painted = np.empty(box.shape, values.dtype)
+        for slab, rows in zip(self.slabs, self._rows, strict=True):
             piece = slab.intersection(box)
             if piece.size:
-                lookup = np.append(np.int32(-1), rows_of_components)
-                rows[piece.relative_to(box).slices] = lookup[self.array[piece.slices]]
-        return rows
+                of_components = values[np.append(-1, rows)]
+                planes = painted[piece.relative_to(box).slices]
+                # Plane by plane, as indices are turned into 64 bits. Nothing is clipped; "raise" would copy the planes.
+                for plane, components in zip(planes, self.array[piece.slices], strict=True):
+                    plane[...] = np.take(of_components, components, mode="clip")
+        return painted
 
     @cached_property
     def _measured(self) -> list[Table]:

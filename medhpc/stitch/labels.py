@@ -55,7 +55,7 @@ class Labels:
 
     def paint(self, slab: Box) -> np.ndarray:
         """Ids of the voxels of one slab, in the smallest dtype."""
-        painted: np.ndarray = self._ids_of_rows[self.components.rows_in(slab)]
+        painted = self.components.paint(slab, self._ids_of_rows)
         if self.parts is not None:
             for row, box, parts in self.parts.inside(slab):
                 ids = self._ids_of_parts[row]
@@ -85,7 +85,7 @@ class Labels:
 
     @cached_property
     def _ids_of_rows(self) -> np.ndarray:
-        """For each object before cutting its id; the last, which row -1 means, is the background's."""
+        """For each object before cutting its id, then the background's."""
         return np.append(self._ids[: len(self.components.table)], self.dtype.type(0))
 
     @cached_property

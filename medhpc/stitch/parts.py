@@ -130,14 +130,18 @@ class _Near:
 
     def __init__(self, components: Components, foreground: Foreground, box: Box) -> None:
         self._components, self._foreground, self._box = components, foreground, box
-        self._rows, self._probability = components.rows_in(box), foreground.probability(box)
+        self._rows, self._probability = self._read_rows(box), foreground.probability(box)
 
     def rows_in(self, box: Box) -> np.ndarray:
-        if self._box.contains(box):
-            return self._rows[box.relative_to(self._box).slices]
-        return self._components.rows_in(box)
+        """The row of the object at each voxel; -1 where there is none."""
+        return self._rows[box.relative_to(self._box).slices] if self._box.contains(box) else self._read_rows(box)
 
     def probability_in(self, box: Box) -> np.ndarray | None:
         if self._probability is not None and self._box.contains(box):
             return self._probability[box.relative_to(self._box).slices]
         return self._foreground.probability(box)
+
+    def _read_rows(self, box: Box) -> np.ndarray:
+        rows = np.arange(len(self._components.table) + 1, dtype=np.int32)
+        rows[-1] = -1
+        return self._components.paint(box, rows)

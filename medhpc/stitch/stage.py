@@ -43,11 +43,17 @@ class Stage:
 
     def open(
         self, dtype: np.dtype, *, channels: int = 0, chunks: Index | None = None, shards: Index | None = None
-    ) -> Any:
-        """The zarr array of the full resolution, made new unless an earlier stitch made it."""
+    ) -> None:
+        """Open the `array` of the full resolution (zarr), made new unless an earlier stitch made it."""
         if not (self.path.exists() and self.scratch.has("stage")):
             self._create(dtype, channels, chunks, shards)
-        return self._open_group()["0"]
+        self.array: Any = self._open_group()["0"]
+
+    @property
+    def shard(self) -> Index:
+        """What is written at once, (z, y, x): no two of them share a file."""
+        z, y, x = (self.array.shards or self.array.chunks)[-3:]
+        return z, y, x
 
     def is_written(self, slab: Box) -> bool:
         """Whether an earlier stitch wrote this slab."""
@@ -57,23 +63,15 @@ class Stage:
         """Remember that this slab is written."""
         self.scratch.mark(f"written-{slab.start[0]}")
 
-    def publish(self) -> tuple[tuple[int, ...], str]:
-        """Put the result into place; whatever stood there is replaced by then, not before.
-
-        Returns
-        -------
-        shape, dtype
-        """
-        group = self._open_group()
-        full: Any = group["0"]
+    def publish(self) -> None:
+        """Put the result into place; whatever stood there is replaced by then, not before."""
         if self.is_result:
-            build_pyramid(group, labels=self.labels)
+            build_pyramid(self._open_group(), labels=self.labels)
             self._move_into_place()
         else:
             affine = self.source.affine
             with open_volume(self.path) as stage:
                 convert(stage, self.out, affine=None if affine is None else np.array(affine))
-        return tuple(full.shape), str(full.dtype)
 
     def _open_group(self) -> zarr.Group:
         """The stage for writing; after a crash of the machine too, its shards are whole or absent."""

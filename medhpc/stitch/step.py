@@ -125,13 +125,12 @@ def stitch(
         else:
             labels = None
             write_blockwise(opened, request, stage, progress)
-        shape, dtype = stage.publish()
         opened.add_result(file)
     return StitchResult(
         out=str(out),
         kind=kind,
-        shape=shape,
-        dtype=dtype,
+        shape=tuple(stage.array.shape),
+        dtype=str(stage.array.dtype),
         objects=None if labels is None else len(labels.table),
         left_whole=0 if labels is None else labels.left_whole,
         table=request.objects,

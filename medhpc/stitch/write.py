@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress | None) -> None:
-    """Write what needs no context: masks, probabilities, raw numbers."""
+    """Make the result of what needs no context: masks, probabilities, raw numbers."""
     stored, tiles = run.plan.stored, ProvenTiles(run)
 
     def reduced(block: np.ndarray) -> np.ndarray:
@@ -43,26 +43,27 @@ def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress
         return block if stored.channels > 1 else block[0]
 
     sample = reduced(np.zeros((stored.channels, 1, 1, 1), stored.dtype))
-    array = stage.open(sample.dtype, channels=stored.channels if sample.ndim == 4 else 0)
-    shard = _shard(array)
+    stage.open(sample.dtype, channels=stored.channels if sample.ndim == 4 else 0)
 
     def write(cell: Box) -> None:
-        array[..., *cell.slices] = reduced(tiles.read(cell))
+        stage.array[..., *cell.slices] = reduced(tiles.read(cell))
 
-    slabs = slabs_of(run.plan.region, shard[0])
-    tick = _ticks(progress, len(slabs))
+    slabs = slabs_of(run.plan.region, stage.shard[0])
+    tick = _ticks(progress, len(slabs) + 1)
     for slab in slabs:
         if not stage.is_written(slab):
-            in_parallel(write, cells_of(slab, shard))
+            in_parallel(write, cells_of(slab, stage.shard))
             stage.mark_written(slab)
         tick()
+    stage.publish()
+    tick()
 
 
 def write_labels(run: Run, request: Request, stage: Stage, thickness: int, progress: Progress | None) -> Labels:
-    """Find the objects, write their ids, and the table where one is asked for."""
+    """Find the objects, make the result of their ids, and the table where one is asked for."""
     plan, scratch = run.plan, stage.scratch
     slabs = slabs_of(plan.region, thickness)
-    tick = _ticks(progress, len(slabs) * (3 if request.split else 2))
+    tick = _ticks(progress, len(slabs) * (3 if request.split else 2) + 1)
     foreground = Foreground(ProvenTiles(run), plan, request.level, request.smooth)
     shard = _shard_of_labels(thickness)
     components = Components(slabs, plan.source.shape, _open_components(scratch, plan.source.shape, shard), scratch)
@@ -77,14 +78,16 @@ def write_labels(run: Run, request: Request, stage: Stage, thickness: int, progr
             tick()
     labels = Labels(components, parts, request.min_size)
     _, height, length = shard
-    array = stage.open(labels.dtype, chunks=(thickness, height // 4, length // 4), shards=shard)
+    stage.open(labels.dtype, chunks=(thickness, height // 4, length // 4), shards=shard)
     for slab in slabs:
         if not stage.is_written(slab):
-            _write_slab(array, slab, labels.paint(slab))
+            _write_slab(stage, slab, labels.paint(slab))
             stage.mark_written(slab)
         tick()
     if request.objects:
         write_table(Path(request.objects), labels.table, plan.source.voxel_size_um, foreground.full)
+    stage.publish()
+    tick()
     return labels
 
 
@@ -112,17 +115,11 @@ def _open_components(scratch: Scratch, volume: Index, chunk: Index) -> Any:
     return zarr.open_array(store, mode="r+")
 
 
-def _write_slab(array: Any, slab: Box, voxels: np.ndarray) -> None:
+def _write_slab(stage: Stage, slab: Box, voxels: np.ndarray) -> None:
     def write(cell: Box) -> None:
-        array[cell.slices] = voxels[cell.relative_to(slab).slices]
+        stage.array[cell.slices] = voxels[cell.relative_to(slab).slices]
 
-    in_parallel(write, cells_of(slab, _shard(array)))
-
-
-def _shard(array: Any) -> Index:
-    """What one task writes, (z, y, x): no two of them write the same file."""
-    z, y, x = (array.shards or array.chunks)[-3:]
-    return z, y, x
+    in_parallel(write, cells_of(slab, stage.shard))
 
 
 def _splitting(run: Run, request: Request) -> Splitting:
