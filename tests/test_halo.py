@@ -284,6 +284,9 @@ def test_the_budget_is_kept(monkeypatch, seconds_per_voxel):
     assert found.table and found.samples >= 1
     assert found.note == "" or ("tolerance is not reached" in found.note and "\n" not in found.note)
     assert found.note or found.reference_is_exact
+    if found.how == "extrapolated":
+        assert found.table[-1].halo < max(found.size) <= 2 * found.table[-1].halo + RING
+        assert found.max_error is None  # nothing is claimed for a halo that was not measured
 
 
 def test_a_huge_radius_gets_an_affordable_reference():

@@ -67,7 +67,7 @@ def _trust(plan: Summary) -> str:
         "exact": "exact: tiled and un-tiled results are equal",
         "measured": f"an estimate from {samples}",
         "given": f"as asked; its error is an estimate from {samples}",
-        "unmeasured": "as asked; its error was not measured",
+        "extrapolated": f"extrapolated from {samples}",
     }[plan["halo_how"]]
 
 

@@ -110,11 +110,13 @@ class HaloProbe:
                 return self.result(halo, "measured", limit, rows)
             if time.monotonic() > self.deadline:
                 break
+        limit = self.tolerance(tolerance)
+        halo = self._extrapolated(rows, limit / SAFETY, stride)
         note = (
-            f"the tolerance is not reached: error {rows[-1].max_error:.2g} at halo {rows[-1].halo}, the largest "
-            "measured in the time given; use a larger --halo N, --halo exact, or a larger --tolerance"
+            f"halo {halo} is not measured: the tolerance is not reached at halo {rows[-1].halo} (error "
+            f"{rows[-1].max_error:.2g}), the largest in the time given; it follows from how the error falls"
         )
-        return self.result(rows[-1].halo, "measured", self.tolerance(tolerance), rows, note)
+        return self.result(halo, "extrapolated", limit, rows, note)
 
     def given(self, halo: int, tolerance: float | None) -> Halo:
         """A halo chosen by hand, with its measured error."""
@@ -174,6 +176,15 @@ class HaloProbe:
                 break
             context = larger
         return context if self.radius is None else min(context, self.radius)
+
+    def _extrapolated(self, rows: Sequence[HaloRow], error: float, stride: int) -> int:
+        """The halo at which the error would be this small, were it to go on falling exponentially as it did."""
+        last = rows[-1]
+        first = max(rows, key=lambda row: row.max_error)
+        fall = math.log(first.max_error / last.max_error) / max(1, last.halo - first.halo)
+        further = math.log(last.max_error / error) / fall if fall > 0 else math.inf
+        halo = last.halo + math.ceil(min(further, last.halo + RING))  # beyond twice as far, nothing is known
+        return _round_up(halo if self.radius is None else min(halo, self.radius), stride)
 
     def _core_shape(self) -> Index:
         shape = (1, 96, 96) if self.flat else (24, 24, 24)

@@ -10,6 +10,8 @@ import numpy as np
 from medhpc.geometry import Index
 from medhpc.train.examples import Example, Patch, around
 
+SHORTEST = 16  # voxels: no patch is made shorter, the network's padding needs some
+
 
 def default_patch(ndim: int) -> Index:
     """The patch of the measured recipe, and one of about as many voxels in a plane."""
@@ -19,6 +21,20 @@ def default_patch(ndim: int) -> Index:
 def patch_of(example: Example, wanted: Index) -> Index:
     """The wanted patch, clipped to what there is to learn from."""
     z, y, x = (min(n, length) for n, length in zip(wanted, example.train.shape, strict=True))
+    return z, y, x
+
+
+def shortened(patch: Index, room: Index, rng: np.random.Generator) -> Index:
+    """A patch that can move: up to two fifths shorter along axes where the room is hardly longer than the patch.
+
+    A network learns what it sees beyond a patch, which is the patch mirrored. Where the faces always lie at the same
+    places, it learns the mirrored image by heart, and fails where the real one continues.
+    """
+    plane, across = rng.uniform(0.6, 1.0, 2)  # y and x alike, so that a square stays one
+    z, y, x = (
+        n if length >= 1.5 * n else max(min(n, SHORTEST), round(n * part))
+        for n, length, part in zip(patch, room, (across, plane, plane), strict=True)
+    )
     return z, y, x
 
 
@@ -39,7 +55,8 @@ def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int)
     pick_background = rng.random() < 0.5 and 0 in example.anchors
     anchors = example.anchors[0 if pick_background else objects[rng.integers(len(objects))]]
     voxel = anchors[rng.integers(len(anchors))]
-    box = around(voxel, patch_of(example, wanted), example.train, rng.uniform(0.25, 0.75, 3).tolist())
+    patch = shortened(patch_of(example, wanted), example.train.shape, rng)
+    box = around(voxel, patch, example.train, rng.uniform(0.25, 0.75, 3).tolist())
     image, targets = example.read(box)
     flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in rng.random(3) < 0.5)
     image, targets = image[(slice(None), *flips)], targets[flips]
