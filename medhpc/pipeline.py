@@ -77,7 +77,7 @@ def run(
         for_tile["store"] = "raw"
     folder = Path(run_folder) if run_folder else Path(f"{out}.run")
     wanted = Request(**for_stitch)
-    check_writable(out)
+    check_writable(out, volume)
     resumed = (folder / "plan.json").exists()
     if resumed:
         _check_same_request(folder, requested(volume=volume, network=network, **for_tile))

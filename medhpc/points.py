@@ -154,7 +154,9 @@ def _read_csv(path: Path) -> Points:
     unit, columns = _position_columns(path, header)
     positions_um = None
     if unit == "voxel" and set(MICROMETRE_COLUMNS) <= set(header):
-        positions_um = _numbers(path, numbered[1:], [header.index(name) for name in MICROMETRE_COLUMNS])
+        places = [header.index(name) for name in MICROMETRE_COLUMNS]
+        if any("".join(row[places[0] : places[-1] + 1]).strip() for _, row in numbered[1:]):  # else: unknown throughout
+            positions_um = _numbers(path, numbered[1:], places)
     return Points(positions=_numbers(path, numbered[1:], columns), unit=unit, positions_um=positions_um)
 
 

@@ -169,3 +169,10 @@ def test_the_real_cell_counter_file(shared_data):
     assert len(points) == 56
     assert (points.positions[:, 2] < 330).sum() == 53
     assert set(points.positions[:, 0]) <= set(range(10, 20))
+
+
+def test_a_table_whose_micrometres_are_unknown_is_in_voxels(tmp_path):
+    (tmp_path / "cells.csv").write_text("id,z,y,x,z_um,y_um,x_um\n1,3.5,4,5,,,\n2,6,7,8,,,\n")
+    points = read_points(tmp_path / "cells.csv")
+    assert points.unit == "voxel" and points.positions.tolist() == [[3.5, 4, 5], [6, 7, 8]]
+    assert points.positions_um is None

@@ -418,3 +418,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_an_input_is_never_its_own_output(tmp_path: Path) -> None:
+    path = tmp_path / "own.tif"
+    with create_volume(path, (4, 8, 8), np.uint8) as writer:
+        writer.write(0, np.ones((4, 8, 8), np.uint8))
+    with open_volume(path) as volume, pytest.raises(BadOption, match="the input itself"):
+        convert(volume, path, region=Box((0, 0, 0), (1, 8, 8)))
+    with open_volume(path) as volume:
+        assert volume.shape == (4, 8, 8)
+        convert(volume, tmp_path / "a.h5:/raw")
+    with open_volume(f"{tmp_path / 'a.h5'}:/raw") as volume:
+        convert(volume, f"{tmp_path / 'a.h5'}:/copy")  # another dataset of the same file stands beside it
+        with pytest.raises(BadOption, match="the input itself"):
+            convert(volume, tmp_path / "a.h5")

@@ -36,4 +36,4 @@ def _row(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
     """One way to predict, and how good it was."""
     columns = ("tiles", "halo", "cells", "precision", "recall", "f1", "max_error", "labels_flipped")
     numbers = {column.replace("_", " "): show.number(figures.get(column)) for column in columns}
-    return {"": name.replace("_", " ")} | numbers | {"time": show.duration(figures["seconds"])}
+    return {"": name.replace("_", " ")} | numbers | {"infer": show.duration(figures["infer_seconds"])}

@@ -123,6 +123,8 @@ def _lines(result: TrainingResult) -> dict[str, str]:
         judged = f"Dice {result.dice:.3f}, loss {result.validation_loss:.4f} on the held-out slab"
         lines["best"] = f"step {result.best_step:,}: {judged}"
         lines["pictures"] += f"\n{result.slices}"
+    if result.dice is not None and result.dice < 0.05:
+        lines["note"] = "this network finds next to nothing in the held-out slab: train it longer (--minutes, --steps)"
     return lines
 
 

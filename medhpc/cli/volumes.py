@@ -45,7 +45,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
 @options.region
 @options.voxel_size
 def convert(volume: str, out: str, channel: int | None, level: int, region: str | None, **voxel: Any) -> None:
-    """Write VOLUME as OUT, in the format of OUT's suffix.
+    """Write VOLUME as OUT, in the format of OUT's suffix; an OUT that is there is replaced.
 
     Suffixes: .tif, .h5 (or file.h5:/dataset), .nii, .nii.gz, .zarr (OME-Zarr 0.5 with a pyramid).
 

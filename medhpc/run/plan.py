@@ -82,7 +82,7 @@ class Halo:
     """The halo and how far it can be trusted."""
 
     size: Index
-    how: str  # "exact", "measured" or "extrapolated" (a search), "given" (a number, measured) or "none" (blended windows)
+    how: str  # "exact", "measured" or "extrapolated" (searched), "given" (and measured), "none" (blended windows)
     tolerance: float
     samples: int = 0  # boxes measured
     context: int = 0  # halo of the reference, voxels

@@ -192,7 +192,7 @@ class _Planner:
             return Halo(size=(0, 0, 0), how="none", tolerance=tolerance or 0.0, note="windows are blended")
         whole = Box.whole(self.volume.shape)
         alone = self.tile(exact_halo(self.engine.network, 0), cost, blend) if size is None else size
-        if halo == "auto" and self.region == whole and alone == self.volume.shape:
+        if self.region == whole and alone == self.volume.shape:
             return exact_halo(self.engine.network, 0, note="one tile holds the whole volume: there is no seam")
 
         def probe(budget: float) -> HaloProbe:

@@ -11,7 +11,7 @@ import numpy as np
 from medhpc.errors import BadOption
 from medhpc.geometry import Box
 from medhpc.volume.base import Volume
-from medhpc.volume.create import create_volume
+from medhpc.volume.create import check_writable, create_volume
 from medhpc.volume.units import VoxelSize
 
 _STEP_BYTES = 2**27
@@ -46,6 +46,7 @@ def convert(
     progress : callable, optional
         Called with planes done and planes in all.
     """
+    check_writable(out, source.path)
     region = region or Box.whole(source.shape)
     size, unit = (source.voxel_size, source.unit) if voxel_size is None else (voxel_size, unit or "um")
     if unit not in ("um", "mm") and size is not None:

@@ -96,8 +96,13 @@ def create_volume(
     return VolumeWriter(name, specification, target, aside)
 
 
-def check_writable(path: str | Path) -> Path:
+def check_writable(path: str | Path, source: str | Path | None = None) -> Path:
     """Refuse a path that no volume can be written to, before any work is done for it.
+
+    Parameters
+    ----------
+    source : path, optional
+        The volume that it is made from, and must not replace.
 
     Returns
     -------
@@ -113,11 +118,19 @@ def check_writable(path: str | Path) -> Path:
     if suffix not in WRITTEN_SUFFIXES:
         raise UnknownFormat(f"{name}: cannot write '{suffix}', expected one of {', '.join(WRITTEN_SUFFIXES)}")
     file = check_replaceable(name)
+    if source is not None and _replaces(name, str(source)):
+        raise BadOption(f"{name}: is the input itself, which would be lost; give OUT another name")
     if not file.parent.is_dir():
         raise VolumeNotFound(f"{name}: its folder does not exist; make it first")
     if not os.access(file.parent, os.W_OK):
         raise NoPermission(f"{name}: no permission to write in its folder; choose another")
     return file
+
+
+def _replaces(out: str, source: str) -> bool:
+    """Whether writing `out` destroys `source`; another dataset of the same HDF5 file does not."""
+    (file, dataset), (read, inner) = split_dataset(out), split_dataset(source)
+    return file.resolve() == read.resolve() and (not dataset or dataset.strip("/") == inner.strip("/"))
 
 
 def _target(
