@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from medhpc import objects
 from medhpc.objects import Table
+from medhpc.stitch.request import SPLIT_DEPTH
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 
@@ -127,20 +128,18 @@ def drawn(*bodies, shape=(48, 48, 64), voxel_size=(1.0, 1.0, 1.0)) -> np.ndarray
     return mask[ndimage.find_objects(mask.astype(int))[0]]
 
 
-def count(mask: np.ndarray, voxel_size=(1.0, 1.0, 1.0), depth: float = 0.1) -> int:
+def count(mask: np.ndarray, voxel_size=(1.0, 1.0, 1.0), depth: float = SPLIT_DEPTH) -> int:
     return int(objects.split(mask, voxel_size, depth).max())
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.floats(6, 9), st.floats(1.3, 1.8), st.floats(0, math.pi), st.floats(0, math.pi))
+@given(st.floats(5, 9), st.floats(1.3, 1.8), st.floats(0, math.pi), st.floats(0, math.pi))
 def test_two_balls_are_cut_between_their_centres(radius, apart, polar, azimuth):
-    direction = np.array(
-        [math.cos(polar), math.sin(polar) * math.sin(azimuth), math.sin(polar) * math.cos(azimuth)]
-    )
+    direction = np.array([math.cos(polar), math.sin(polar) * math.sin(azimuth), math.sin(polar) * math.cos(azimuth)])
     first = np.array([24.0, 24, 32]) - direction * radius * apart / 2
     second = first + direction * radius * apart
     mask = drawn((first, radius), (second, radius))
-    parts = objects.split(mask, (1, 1, 1), 0.1)
+    parts = objects.split(mask, (1, 1, 1), SPLIT_DEPTH)
     assert parts.max() == 2
     assert ((parts > 0) == mask).all()
     sizes = np.bincount(parts.ravel())[1:]

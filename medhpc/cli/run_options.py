@@ -97,9 +97,9 @@ stitch_options = options.together(
     ),
     click.option(
         "--threshold",
-        type=click.FloatRange(0, 1),
+        type=float,
         metavar="P",
-        help="Probability from which a voxel is foreground; 0.5 unless given.",
+        help="Probability from which a voxel is foreground; 0.5 unless given. Of raw numbers, the number.",
     ),
     click.option(
         "--smooth",
@@ -121,7 +121,7 @@ stitch_options = options.together(
     click.option(
         "--split-depth",
         type=click.FloatRange(0, 1),
-        default=0.1,
+        default=0.05,
         show_default=True,
         metavar="F",
         help="How deep a neck must be to be cut, as a fraction of the object's half width.",

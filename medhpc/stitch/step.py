@@ -108,7 +108,7 @@ def stitch(
         levels=levels,
     )
     request.check(opened.plan)
-    file = check_writable(out)
+    file = check_writable(out, opened.plan.source.path)
     if objects is not None:
         check_table(Path(objects))
     opened.require_all()
