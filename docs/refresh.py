@@ -1,7 +1,7 @@
 """Fill README.md with what its commands print: ``.venv/bin/python docs/refresh.py [FOLDER]``.
 
-The commands run in FOLDER (a temporary one unless given), on the volume that `medhpc demo` makes. The picture of the seam
-is drawn by ``python -m benchmarks.seam_picture``.
+The commands run in FOLDER (a temporary one unless given), on the volume that `medhpc demo` makes. The picture
+of the seam is drawn by ``python -m benchmarks.seam_picture``.
 """
 
 from __future__ import annotations
