@@ -58,7 +58,7 @@ def stitch_all(run: Path, out: Path, options: dict) -> None:
     stitch(run, out, objects=objects, **options)
 
 
-def content(folder: Path, stem: str = "out") -> dict[str, bytes]:
+def content(folder: Path) -> dict[str, bytes]:
     """The bytes of the result and its table, and of everything else beside them."""
     files = [path for path in folder.rglob("*") if path.is_file() and "run" not in path.relative_to(folder).parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -264,6 +264,18 @@ def test_another_request_for_the_same_result_begins_anew(run, tmp_path):
     stitch(run, tmp_path / "expected.ome.zarr", kind="labels")
     np.testing.assert_array_equal(read(out), read(tmp_path / "expected.ome.zarr"))
     assert sorted(os.listdir(tmp_path)) == ["expected.ome.zarr", "out.ome.zarr", "run"]
+
+
+@pytest.mark.parametrize("out", ["out.ome.zarr", "out.tif", "out.nii.gz", "out.h5"])
+def test_what_stands_at_out_stands_until_the_result_is_whole(run, tmp_path, out):
+    stitch(run, tmp_path / out, kind="probability")
+    before = content(tmp_path)
+    with pytest.raises(Interrupted):
+        stitch(run, tmp_path / out, progress=interrupt_late, **SPLIT)
+    assert {name: text for name, text in content(tmp_path).items() if ".partial" not in name} == before
+    stitch(run, tmp_path / out, **SPLIT)
+    assert not np.array_equal(read(tmp_path / out), STORED)
+    assert sorted(os.listdir(tmp_path)) == [out, "run"]
 
 
 def test_what_is_unfinished_is_removed_by_clean(run, tmp_path):
