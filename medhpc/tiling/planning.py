@@ -192,8 +192,11 @@ class _Planner:
             return Halo(size=(0, 0, 0), how="none", tolerance=tolerance or 0.0, note="windows are blended")
         whole = Box.whole(self.volume.shape)
         alone = self.tile(exact_halo(self.engine.network, 0), cost, blend) if size is None else size
-        if self.region == whole and alone == self.volume.shape:
-            return exact_halo(self.engine.network, 0, note="one tile holds the whole volume: there is no seam")
+        radius = self.engine.network.receptive_radius
+        if self.region == whole and alone == whole.shape and whole.size <= cost.block_voxels and radius is not None:
+            # Clipped at the borders, the halo costs nothing here; it counts where memory runs out all the same.
+            reach = -(-max(radius) // max(self.engine.network.stride)) * max(self.engine.network.stride)
+            return exact_halo(self.engine.network, reach, note="one tile holds the whole volume: there is no seam")
 
         def probe(budget: float) -> HaloProbe:
             return HaloProbe(
