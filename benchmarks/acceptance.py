@@ -3,8 +3,8 @@
     python -m benchmarks.acceptance DATA [--only ovule] [--work FOLDER] [--minutes 5]
 
 DATA holds folders of public images: nuclei_ovule (1135_mini.h5 of PlantSeg's tests), ct (TotalSegmentator's reference
-files), cells3d (cellfinder's test data), nuclei3d (StarDist's example). Every step is a command of medhpc as a user types
-it. Pictures go to the work folder, figures and commands also to benchmarks/results/acceptance.json.
+files), cells3d (cellfinder's test data), nuclei3d (StarDist's example). Every step is a command of medhpc as a user
+types it. Pictures go to the work folder, figures and commands also to benchmarks/results/acceptance.json.
 """
 
 from __future__ import annotations
