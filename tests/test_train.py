@@ -108,25 +108,23 @@ def test_same_seed_same_weights_other_seed_others(tmp_path, cells):
 
 
 KILLED = """
-import sys
+import os, signal, sys
 from medhpc.train import msd
 msd.CHECKPOINT_SECONDS = 0.0
+def kill(done, _):
+    if done == 25:
+        os.kill(os.getpid(), signal.SIGKILL)
 msd.train_msd([(sys.argv[1] + ":/raw", sys.argv[1] + ":/labels")], sys.argv[2], steps=60,
-              depth=4, patch=(12, 16, 16), threads=1, device="cpu")
+              depth=4, patch=(12, 16, 16), threads=1, device="cpu", progress=kill)
 """
 
 
 def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, cells, monkeypatch):
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     train_msd([(f"{cells}:/raw", f"{cells}:/labels")], whole, steps=60, **QUICK)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, cells, killed], start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not checkpoint_path(killed).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not killed.exists(), "it was too quick to be killed"
+    process = subprocess.run([sys.executable, "-c", KILLED, cells, killed])
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoint_path(killed).exists() and not killed.exists()
     result = train_msd([(f"{cells}:/raw", f"{cells}:/labels")], killed, steps=60, **QUICK)
     assert 0 < result.resumed_at < 60 and result.steps == 60
     expected, got = load_file(whole), load_file(killed)
