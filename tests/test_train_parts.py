@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medhpc.classes import parse_classes
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
@@ -18,7 +19,7 @@ from medhpc.train.checkpoint import State
 from medhpc.train.depth import depth_for_steps
 from medhpc.train.examples import around, open_examples, pooled, split
 from medhpc.train.judge import Judgement
-from medhpc.train.options import Options, parse_background, parse_classes
+from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import draw_patch
 from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from medhpc.classes import parse_classes
 from medhpc.cli import options, show
 
 KIND = click.Choice(["auto", "points", "mask", "labels", "image"])
@@ -53,7 +54,6 @@ def evaluate(result: str, truth: str, classes: str | None, as_json: bool, **sett
       medhpc evaluate cells.ome.zarr truth.tif --region 50:,:,: --json
     """
     from medhpc import evaluate as evaluation
-    from medhpc.train.options import parse_classes
 
     named = parse_classes(classes) if classes else None
     with show.bar("evaluate", "voxels") as progress:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medhpc.classes import Classes
 from medhpc.errors import BadOption, BadTruth
 from medhpc.evaluate.detection import detect
 from medhpc.evaluate.evaluation import Evaluation, SeamErrors
@@ -16,7 +17,7 @@ from medhpc.evaluate.images import image_scores
 from medhpc.evaluate.inputs import Side, common_region, open_side, settle_kind
 from medhpc.evaluate.seams import seam_errors
 from medhpc.evaluate.streams import Progress
-from medhpc.evaluate.voxels import Classes, Rules, class_scores, label_centres, stream_overlap
+from medhpc.evaluate.voxels import Rules, class_scores, label_centres, stream_overlap
 from medhpc.geometry import Box
 from medhpc.metrics import Detection, Overlap, average_precision, matched_instances
 from medhpc.points import Points, points_in_volume

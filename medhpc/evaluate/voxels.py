@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medhpc.classes import Classes
 from medhpc.errors import BadOption
 from medhpc.evaluate.evaluation import ClassScore
 from medhpc.evaluate.inputs import read_labels
@@ -17,9 +18,6 @@ from medhpc.geometry import Box
 from medhpc.metrics import Overlap, dice, iou, overlap, sum_overlaps
 from medhpc.points import Points
 from medhpc.volume import Volume
-
-Classes: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
-"""Name -> ranges of label values of the truth, both ends included; the first name is class 1 of the result."""
 
 PENDING_PAIRS = 2**20
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import medhpc
 from medhpc import engine as engines
+from medhpc.classes import Classes, parse_classes
 from medhpc.errors import BadNetwork, BadOption, NoPermission
 from medhpc.geometry import Box, Index, parse_index
 from medhpc.nets.card import NetworkCard
@@ -31,7 +32,7 @@ from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkp
 from medhpc.train.depth import depth_for_seconds, depth_for_steps
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
-from medhpc.train.options import Classes, Options, parse_background, parse_classes
+from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.results import Standing, TrainingResult
@@ -102,7 +103,7 @@ def train_msd(
     region : str or Box
         Train inside this part of every volume only: ``"Z0:Z1,Y0:Y1,X0:X1"``, ends may be empty.
     patch : str or (z, y, x)
-        Voxels seen by a step; 48, 64, 64 (2D: 1, 192, 192), clipped to what there is.
+        Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped to what there is.
     normalize : {"volume", "network"}
         Intensities by each volume's own mean and deviation, or by those of all volumes together.
     minutes, steps
