@@ -9,7 +9,7 @@ import numpy as np
 
 from medhpc.geometry import Box
 from medhpc.run import Plan, Run
-from medhpc.run.folder import create_run, prepare_folder
+from medhpc.run.folder import claimed, create_run
 from medhpc.run.plan import Blend, Cost, Halo, NetworkUsed, Normalization, Source, Stored
 from medhpc.run.shards import shard_shape
 
@@ -66,8 +66,8 @@ def plan_of(
 def run_of(folder: Path, stored: np.ndarray, tile: tuple[int, int, int] = (16, 16, 16), **options) -> Run:
     """A finished run whose tiles hold `stored`, (z, y, x) or (channels, z, y, x)."""
     stored = stored.reshape(-1, *stored.shape[-3:])
-    prepare_folder(folder)
-    run = create_run(folder, plan_of(stored, tile, **options))
+    with claimed(folder):
+        run = create_run(folder, plan_of(stored, tile, **options))
     for each in run.plan.grid:
         run.commit(each, stored[(slice(None), *each.write.slices)], time.monotonic())
     run.ledger.close()

@@ -17,7 +17,7 @@ from test_run import fill, new_run, plan_of
 
 from medhpc.errors import MissingTiles, NotARun
 from medhpc.run import status
-from medhpc.run.folder import create_run, prepare_folder
+from medhpc.run.folder import claimed, create_run
 from medhpc.run.ledger import Ledger, Record, parse_lines, this_job
 
 PLAN = "0123456789abcdef"
@@ -225,8 +225,8 @@ def test_the_ledger_of_an_earlier_plan_proves_nothing(tmp_path):
     run = new_run(tmp_path / "run")
     fill(run)
     (run.folder / "plan.json").unlink()
-    prepare_folder(run.folder)
-    create_run(run.folder, plan_of(tile=(20, 15, 20)))
+    with claimed(run.folder):
+        create_run(run.folder, plan_of(tile=(20, 15, 20)))
     assert status(run.folder).done == 0
 
 

@@ -19,7 +19,7 @@ from medhpc.errors import DiskFull, NoPermission, NoResult, NotARun, RunNotEmpty
 from medhpc.geometry import Box
 from medhpc.run import Plan, Run, clean, status
 from medhpc.run.durable import partial_suffix, sweep_partials, write_durably
-from medhpc.run.folder import create_run, prepare_folder, ranges
+from medhpc.run.folder import claimed, create_run, ranges
 from medhpc.run.plan import (
     VERSION,
     Blend,
@@ -105,8 +105,8 @@ def plan_of(shape=(20, 30, 40), tile=(10, 15, 20), channels=1, dtype="uint8") ->
 
 
 def new_run(folder: Path, **options) -> Run:
-    prepare_folder(folder)
-    return create_run(folder, plan_of(**options))
+    with claimed(folder):
+        return create_run(folder, plan_of(**options))
 
 
 def fill(run: Run, value: int = 1) -> None:
@@ -209,22 +209,23 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path):
 
 def test_a_run_is_not_planned_twice(tmp_path):
     new_run(tmp_path / "run")
-    with pytest.raises(RunNotEmpty, match="medhpc infer"):
-        prepare_folder(tmp_path / "run")
+    with pytest.raises(RunNotEmpty, match="medhpc infer"), claimed(tmp_path / "run"):
+        pass
+    assert Run(tmp_path / "run").plan == plan_of()
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunNotEmpty, match=r"thesis\.tex"):
-        prepare_folder(tmp_path)
+    with pytest.raises(RunNotEmpty, match=r"thesis\.tex"), claimed(tmp_path):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("run", ["file", "file/run", "file/a/run"])
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, run):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(RunNotEmpty, match="folder"):
-        prepare_folder(tmp_path / run)
+    with pytest.raises(RunNotEmpty, match="folder"), claimed(tmp_path / run):
+        pass
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -397,8 +398,8 @@ def test_what_is_committed_is_what_is_stored(tmp_path_factory, data):
         plan, region=Box(start, stop), stored=dataclasses.replace(plan.stored, shard=shard, chunk=chunk)
     )
     folder = tmp_path_factory.mktemp("run")
-    prepare_folder(folder)
-    run = create_run(folder, plan)
+    with claimed(folder):
+        run = create_run(folder, plan)
     expected = np.random.default_rng(0).integers(-99, 99, (2, *shape)).astype(np.int16)
     order = data.draw(st.permutations(range(len(run.plan.grid)))) if len(run.plan.grid) < 50 else range(len(plan.grid))
     for number in order:

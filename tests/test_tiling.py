@@ -22,6 +22,7 @@ from medhpc.geometry import Box, Grid
 from medhpc.infer import infer
 from medhpc.nets import Foreign, Identity
 from medhpc.run import Run
+from medhpc.run.folder import claimed
 from medhpc.run.plan import Plan, Stored
 from medhpc.tiling import summarize
 from medhpc.tiling import tile as plan_tiles
@@ -156,6 +157,7 @@ def test_bad_input_is_one_line_and_does_not_block_a_second_try(tmp_path, source,
         tile(options.pop("volume"), tmp_path / "run", **options)
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
     tile(good.pop("volume"), tmp_path / "run", **good)
     infer(tmp_path / "run", threads=1)
@@ -192,6 +194,19 @@ def test_a_refused_option_leaves_no_folder(tmp_path, source):
         with pytest.raises(errors.BadOption):
             tile(source, tmp_path / "run", network="identity", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_of_the_user_stays(tmp_path, source):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(errors.BadOption):
+        tile(source, tmp_path / "run", network="identity", store="raw", memory=1)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_is_planned_once_at_a_time(tmp_path, source):
+    with claimed(tmp_path / "run"), pytest.raises(errors.RunNotEmpty, match="another 'medhpc tile' is planning"):
+        tile(source, tmp_path / "run", network="identity", store="raw")
+    tile(source, tmp_path / "run", network="identity", store="raw")
 
 
 def test_holes_are_read_as_zero_on_request(tmp_path):

@@ -9,10 +9,12 @@
     run/source/             a copy of the input, only where the input cannot be read in boxes
     run/stitch/             what an unfinished stitch has done so far
     run/results.json        what has been stitched from this run
+    run/tile.lock           while `tile` is at work
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,8 +22,9 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -36,7 +39,8 @@ from medhpc.run.plan import Plan, Source
 from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
 
-PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json")
+LOCK = "tile.lock"
+PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json", LOCK)
 CHECKERS = min(8, os.cpu_count() or 1)  # threads that read tiles back: hashing is all they do
 
 
@@ -189,20 +193,66 @@ class Run:
         return Record(tile=tile.index, plan=self.ledger.plan, **known, **fields)  # type: ignore[arg-type]
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make an empty run folder, or one in which an earlier `tile` was cut short.
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold an empty run folder, or one in which an earlier `tile` was cut short, while the block plans it.
+
+    Where the block fails, nothing is left, unless a whole copy of the input: a second try takes it.
 
     Raises
     ------
     RunNotEmpty
-        The folder holds a plan, or anything that is not medhpc's.
+        The folder holds a plan or anything that is not medhpc's, or another `tile` is at it.
     """
+    made = not folder.exists()
     with room_and_rights(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise RunNotEmpty(f"{error.filename} is a file; name a folder for the run") from None
-        found = sorted(path.name for path in folder.iterdir())
+        _check_unused(folder)
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        _lock(lock, folder)
+        try:
+            _check_unused(folder)  # again: who held it before may have made a plan
+            yield
+        except BaseException:
+            _abandon(folder)
+            raise
+        finally:
+            (folder / LOCK).unlink()
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Lock an open lock file; on a file system without locks, nothing can be told."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.fstat(descriptor).st_nlink > 0  # else its holder has just removed it, and the next has made a new one
+    except BlockingIOError:
+        held = False
+    except OSError:
+        return
+    if not held:
+        raise RunNotEmpty(f"another 'medhpc tile' is planning {folder}; wait for it, or name a new folder")
+
+
+def _abandon(folder: Path) -> None:
+    """Remove what an unfinished planning has made, and a place for copies that holds none."""
+    if (folder / "plan.json").exists():
+        return
+    for name in ("prediction.zarr", "ledger", "partial"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):
+        (folder / "source").rmdir()
+
+
+def _check_unused(folder: Path) -> None:
+    found = sorted(path.name for path in folder.iterdir())
     if "plan.json" in found:
         raise RunNotEmpty(f"{folder} is planned already; go on with 'medhpc infer {folder}', or name a new folder")
     strange = [name for name in found if name not in PARTS and not name.endswith(".partial")]
@@ -217,7 +267,7 @@ def place_of_copy(source: Source) -> str:
 
 
 def create_run(folder: Path, plan: Plan) -> Run:
-    """Turn a prepared folder into a run: empty result array and ledger, then the plan, which makes it valid."""
+    """Turn a claimed folder into a run: empty result array and ledger, then the plan, which makes it valid."""
     prediction = folder / "prediction.zarr"
     with room_and_rights(folder):
         sweep_partials(folder)

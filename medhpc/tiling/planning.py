@@ -17,7 +17,7 @@ from medhpc.geometry import Box, Grid, Index
 from medhpc.run.blocks import normalize as normalized
 from medhpc.run.blocks import read_block
 from medhpc.run.durable import room_and_rights
-from medhpc.run.folder import create_run, place_of_copy, prepare_folder
+from medhpc.run.folder import claimed, create_run, place_of_copy
 from medhpc.run.plan import Blend, Cost, Halo, Plan, Source, Stored
 from medhpc.run.shards import shard_shape
 from medhpc.tiling.choices import (
@@ -128,37 +128,38 @@ def tile(
         size = None if tile == "auto" else choose_index(tile, "tile")
         if size:
             check_tile(size, original.shape, spatial(loaded.stride))
-        prepare_folder(folder)
+        opened.enter_context(claimed(folder))
+        engine = engines.load(loaded, device=device, threads=threads)
+        stored = choose_stored(engine, original, store, dtype)
+        cost = measured_cost(engine, original, memory, stored)  # refused before the input is copied
         source = describe_source(original, volume, channel, level)
         source, readable = _readable(source, original, folder, report)
         planner = _Planner(
             volume=opened.enter_context(readable),
-            engine=engines.load(loaded, device=device, threads=threads),
+            engine=engine,
             region=chosen,
             nan=nan,
             normalization=choose_normalization(normalize, loaded, readable, nan),
         )
-        stored = choose_stored(planner.engine, readable, store, dtype)
-        cost = planner.cost(memory, stored)
         found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
         size = size or planner.tile(found, cost, blended)
-    shard, chunk = shard_shape(size, source.shape)
-    plan = Plan(
-        source=source,
-        network=describe_network(loaded, network),
-        normalization=planner.normalization,
-        halo=_with_work(found, Grid(source.shape, size, (0, 0, 0), chosen)),
-        blend=blended,
-        stored=dataclasses.replace(stored, shard=shard, chunk=chunk),
-        cost=cost,
-        tile=size,
-        region=chosen,
-        nan=nan,
-        request=asked,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        medhpc=medhpc.__version__,
-    )
-    return create_run(folder, plan).plan
+        shard, chunk = shard_shape(size, source.shape)
+        plan = Plan(
+            source=source,
+            network=describe_network(loaded, network),
+            normalization=planner.normalization,
+            halo=_with_work(found, Grid(source.shape, size, (0, 0, 0), chosen)),
+            blend=blended,
+            stored=dataclasses.replace(stored, shard=shard, chunk=chunk),
+            cost=cost,
+            tile=size,
+            region=chosen,
+            nan=nan,
+            request=asked,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            medhpc=medhpc.__version__,
+        )
+        return create_run(folder, plan).plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,19 +171,6 @@ class _Planner:
     region: Box
     nan: str
     normalization: Any
-
-    def cost(self, memory: int, stored: Stored) -> Cost:
-        """Measure the network, and say how many voxels at once fit in the memory."""
-        measured = self.engine.measure(self.volume.channels)
-        itemsize = self.volume.dtype.itemsize
-        return Cost(
-            seconds_per_voxel=measured.seconds_per_voxel,
-            bytes_per_voxel=measured.bytes_per_voxel,
-            memory=memory,
-            block_voxels=block_voxels(memory, measured.bytes_per_voxel, self.volume.channels, itemsize, stored),
-            device=str(self.engine.device),
-            threads=self.engine.threads,
-        )
 
     def halo(
         self, halo: str | int, tolerance: float | None, size: Index | None, cost: Cost, blend: Blend, kind: str
@@ -227,6 +215,25 @@ class _Planner:
     def read(self, box: Box) -> Any:
         """A normalised block (channels, z, y, x)."""
         return normalized(read_block(self.volume, box, self.nan), self.normalization)
+
+
+def measured_cost(engine: engines.TorchEngine, volume: Volume, memory: int, stored: Stored) -> Cost:
+    """Measure the network, and say how many voxels at once fit in the memory.
+
+    Raises
+    ------
+    BadOption
+        Not even a small block does.
+    """
+    measured = engine.measure(volume.channels)
+    return Cost(
+        seconds_per_voxel=measured.seconds_per_voxel,
+        bytes_per_voxel=measured.bytes_per_voxel,
+        memory=memory,
+        block_voxels=block_voxels(memory, measured.bytes_per_voxel, volume.channels, volume.dtype.itemsize, stored),
+        device=str(engine.device),
+        threads=engine.threads,
+    )
 
 
 def _readable(source: Source, original: Volume, folder: Path, report: Report | None) -> tuple[Source, Volume]:

@@ -187,7 +187,7 @@ class Volume:
         expected = (self.channels, *box.shape)
         if block.shape != expected:
             raise BrokenFile(f"{self.path}: box {box} came as {block.shape}, expected {expected}")
-        return np.ascontiguousarray(block, dtype=self.dtype)
+        return np.require(block, self.dtype, ["C", "W"])  # some readers give a view of their bytes
 
     def fingerprint(self) -> dict[str, Any]:
         """Tell this state of the files from any other; cheap, JSON-able, equal exactly when nothing was changed."""
