@@ -9,6 +9,7 @@
     run/source/             a copy of the input, only where the input cannot be read in boxes
     run/stitch/             what an unfinished stitch has done so far
     run/results.json        what has been stitched from this run
+    run/jobs/               what was submitted to a cluster: sbatch files, logs
     run/tile.lock           while `tile` is at work
 """
 
@@ -22,6 +23,7 @@ import resource
 import shutil
 import socket
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -40,7 +42,7 @@ from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
 
 LOCK = "tile.lock"
-PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json", LOCK)
+PARTS = ("plan.json", "prediction.zarr", "ledger", "partial", "source", "stitch", "results.json", "jobs", LOCK)
 CHECKERS = min(8, os.cpu_count() or 1)  # threads that read tiles back: hashing is all they do
 
 
@@ -61,6 +63,8 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._committed: float | None = None  # when, by the monotonic clock
+        self._failures_told: set[str] = set()  # kinds whose traceback stands in the ledger
         try:
             text = (self.folder / "plan.json").read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -70,6 +74,17 @@ class Run:
         except PermissionError as error:
             raise NoPermission(f"{error.filename}: no permission to read it") from error
         self.plan = Plan.from_json(text)
+
+    @property
+    def id(self) -> str:
+        """Names this run among jobs: 16 hexadecimal digits from its plan and its place."""
+        known = f"{self.plan.digest} {self.folder.resolve()}"
+        return hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    @property
+    def jobs(self) -> Path:
+        """Where submissions keep their sbatch files, logs and lists."""
+        return self.folder / "jobs"
 
     @property
     def has_results(self) -> bool:
@@ -137,20 +152,27 @@ class Run:
         """
         with room_and_rights(self.shards.folder):
             digest, stored = self.shards.write(tile.write, values)
+        now = time.monotonic()
+        before, self._committed = self._committed, now
         self.ledger.append(
             self._record(
                 tile,
                 digest=digest,
                 stored=stored,
                 voxels=tile.write.size,
-                seconds=round(time.monotonic() - began, 4),
+                seconds=round(now - began, 4),
+                interval=round(now - (before or began), 4),
                 peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             )
         )
 
     def fail(self, tile: Tile, error: BaseException) -> None:
-        """Enter a failure in the ledger."""
-        self.ledger.append(self._record(tile, error=f"{type(error).__name__}: {error}"))
+        """Enter a failure in the ledger; its traceback too, if it is the first of its kind."""
+        kind, where = type(error).__name__, _raised_at(error)
+        known = f"{kind} at {where}" in self._failures_told
+        self._failures_told.add(f"{kind} at {where}")
+        told = "" if known else "".join(traceback.format_exception(error))
+        self.ledger.append(self._record(tile, error=f"{kind}: {error}", where=where, traceback=told))
 
     def digests(self) -> dict[int, set[str]]:
         """What the ledger claims: for each tile, the digests that were committed for it."""
@@ -182,6 +204,9 @@ class Run:
             while batch := list(islice(remaining, 1024)):
                 done = threads.map(lambda tile: self.is_done(tile, claims), batch)
                 missing += [tile.index for tile, is_done in zip(batch, done, strict=True) if not is_done]
+        for index in missing:
+            if index in claims:  # the ledger must not go on saying that it is done
+                self.ledger.append(self._record(self.plan.grid[index], lost=True))
         if missing:
             raise MissingTiles(
                 f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "

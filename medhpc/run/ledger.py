@@ -33,11 +33,15 @@ class Record:
     stored: int = 0  # bytes
     voxels: int = 0  # in the write box
     seconds: float = 0.0  # from read to commit
+    interval: float = 0.0  # seconds since this process's commit before: what a tile costs while a task runs
     peak_memory: int = 0  # bytes, of the process so far
     host: str = ""
     job: str = ""
     time: float = 0.0  # when it was committed, seconds since 1970
-    error: str = ""  # of a failure
+    error: str = ""  # of a failure: its class and message
+    where: str = ""  # of a failure: the line of code that raised it
+    traceback: str = ""  # of a failure, in the first record of its kind by a process
+    lost: bool = False  # its stored bytes were found damaged: what was recorded before is void
 
     @property
     def line(self) -> bytes:

@@ -1,0 +1,131 @@
+"""Who does what: the tiles that are missing, shared among the tasks of a job array.
+
+The tasks of an array start at different times, and tiles get done meanwhile. So the first task that starts writes down
+what is missing, and all of them share that list. Whatever is done by the time a task comes to it is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from medhpc.errors import BadOption, NotARun
+from medhpc.run.durable import partial_suffix, write_durably
+from medhpc.run.folder import Run, ranges
+
+REPEATS = 2  # so often a tile may end in the same exception; then its mend is not another try
+ALWAYS_REPEATED = ("MemoryError", "OutOfMemoryError")  # the next round has more of it
+SUSPECT = 3  # so many tiles that failed on one host make it suspect
+
+
+def recorded(run: Run) -> np.ndarray:
+    """Which tiles the ledger alone says are done, one bool per tile; no stored byte is read."""
+    done = np.zeros(len(run.plan.grid))
+    lost = np.zeros(len(run.plan.grid))
+    for record in run.ledger.records():
+        times = lost if "lost" in record else done if "digest" in record else None
+        if times is not None:
+            times[record["tile"]] = max(times[record["tile"]], record["time"])
+    return done > lost
+
+
+def hopeless(run: Run, since: float) -> set[int]:
+    """Tiles in which the same exception was recorded :data:`REPEATS` times after `since` (seconds since 1970)."""
+    seen = Counter(
+        (record["tile"], record["error"])
+        for record in run.ledger.records()
+        if "error" in record and record["time"] >= since and not record["error"].startswith(ALWAYS_REPEATED)
+    )
+    return {tile for (tile, _), times in seen.items() if times >= REPEATS}
+
+
+def host_is_suspect(run: Run) -> bool:
+    """Whether several tiles have failed on this host and are not done yet."""
+    here = socket.gethostname()
+    failed = {record["tile"] for record in run.ledger.records() if "error" in record and record.get("host") == here}
+    return len(failed) >= SUSPECT and int(np.count_nonzero(~recorded(run)[sorted(failed)])) >= SUSPECT
+
+
+def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
+    """The list of missing tiles that the tasks of an array share, for each run.
+
+    Parameters
+    ----------
+    runs
+        In the same order for every task.
+    file : path
+        Where the list stands; the first caller makes it from the ledgers. A name that ends in ``-N.json`` is the N-th
+        round: tiles that have ended twice in the same exception since round 0 are left out.
+
+    Raises
+    ------
+    NotARun
+        The list is of other runs.
+    """
+    if not file.exists():
+        _write_once(file, _listed(runs, since=_began(file)))
+    content = json.loads(file.read_text())
+    if [listed["run"] for listed in content["runs"]] != [str(run.folder.resolve()) for run in runs]:
+        raise NotARun(f"{file} lists the tiles of other runs; remove it, or name another file")
+    return [_numbers(listed["tiles"]) for listed in content["runs"]]
+
+
+def share(lists: Sequence[list[int]], k: int, n: int) -> list[list[int]]:
+    """The k-th (from 1) of n equal shares of lists that are taken one after the other."""
+    if not 1 <= k <= n:
+        raise BadOption(f"share {k} of {n}: count shares from 1 to {n}")
+    total = sum(map(len, lists))
+    start, stop = total * (k - 1) // n, total * k // n
+    shares, before = [], 0
+    for tiles in lists:
+        shares.append(tiles[max(start - before, 0) : max(stop - before, 0)])
+        before += len(tiles)
+    return shares
+
+
+def _listed(runs: Sequence[Run], since: float | None) -> str:
+    """The text of a list: what the ledgers show missing now."""
+    listed = []
+    for run in runs:
+        missing = set(np.flatnonzero(~recorded(run)).tolist())
+        if since is not None:
+            missing -= hopeless(run, since)
+        listed.append({"run": str(run.folder.resolve()), "tiles": ranges(sorted(missing), most=len(missing))})
+    return json.dumps({"time": time.time(), "runs": listed}, indent=1)
+
+
+def _began(file: Path) -> float | None:
+    """When round 0 of the rounds of `file` began; None for round 0 itself."""
+    name, _, number = file.stem.rpartition("-")
+    first = file.with_name(f"{name}-0{file.suffix}")
+    if not name or not number.isdecimal() or first == file or not first.exists():
+        return None
+    began: float = json.loads(first.read_text())["time"]
+    return began
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Write `file`, unless another task was faster: then its list stands."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.{partial_suffix()}")
+    write_durably(aside, text.encode())
+    with suppress(FileExistsError):
+        os.link(aside, file)
+    aside.unlink()
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of ``0-4,7``, as :func:`medhpc.run.folder.ranges` writes them."""
+    numbers: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
