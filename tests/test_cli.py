@@ -4,16 +4,21 @@ import errno
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from stored import run_of
 
 from medhpc.cli import main, show
 from medhpc.cli.main import group
@@ -156,7 +161,30 @@ def test_a_wrong_command_line_is_one_line_with_advice(capsys, arguments, advice)
 
 def test_no_command_prints_the_help(capsys):
     assert ends_with([]) == 2
-    assert "Commands:" in capsys.readouterr().err
+    assert "The main job, step by step:" in capsys.readouterr().err
+
+
+EARLY = {
+    "infer a.run --task 5/3": "'5/3' is not K/N",
+    "infer a.run --tiles 7:9": "beyond the run's 1 tiles",
+    "tile none.tif b.run --network identity": "none.tif",
+    "tile volume.tif b.run --network none.safetensors": "no such network file",
+    "run volume.tif out.docx --network identity": ".docx",
+    "run volume.tif none/out.tif --network identity": "folder does not exist",
+    "train msd volume.tif volume.tif --out net.pt": "end its name in .safetensors",
+}
+
+
+def test_a_mistake_is_told_before_torch_is_loaded(tmp_path):
+    run_of(tmp_path / "a.run", np.zeros((4, 5, 6), np.uint8))
+    tifffile.imwrite(tmp_path / "volume.tif", np.ones((4, 5, 6), np.uint8), photometric="minisblack")
+    code = "import sys; sys.modules['torch'] = None; from medhpc.cli import main\n"  # importing torch fails
+    code += "for line in sys.argv[1:]:\n  try: main(line.split())\n  except SystemExit: pass"
+    command = [sys.executable, "-c", code, *EARLY]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stderr.splitlines()
+    assert len(told) == len(EARLY)
+    for line, expected in zip(told, EARLY.values(), strict=True):
+        assert line.startswith("medhpc: error: ") and expected in line
 
 
 def test_a_missing_volume_in_a_real_process(tmp_path):
@@ -189,12 +217,16 @@ def test_a_size_is_short_and_near(count):
     assert float(value) * 1000 ** show.BYTES.index(unit) == pytest.approx(count, rel=6e-3)
 
 
-@given(st.floats(0, 1e8))
+@given(st.floats(0.1, 1e8))
 def test_a_duration_is_near(seconds):
     words = show.duration(seconds).split()
     lengths = {"s": 1, "min": 60, "h": 3600, "d": 86400}
     total = sum(float(value) * lengths[unit] for value, unit in zip(words[::2], words[1::2], strict=True))
     assert total == pytest.approx(seconds, rel=0.06)
+
+
+def test_next_to_no_time_is_no_power_of_ten():
+    assert show.duration(2.2e-05) == "under 0.1 s"
 
 
 def test_fields_and_tables_are_aligned(capsys):
@@ -210,10 +242,28 @@ def test_fields_and_tables_are_aligned(capsys):
     ]
 
 
-def test_no_bar_without_a_terminal(capsys):
+def test_without_a_terminal_a_quick_command_is_silent(capsys):
     with show.bar("infer", "tiles") as progress:
-        assert progress is None
+        progress(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_a_long_command_says_how_it_stands_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr(show, "LINE_SECONDS", 0.05)
+    with show.stages("tiles", "planning") as report:
+        time.sleep(0.2)
+        report("infer", 3, 1200)
+        time.sleep(0.2)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and lines[0].startswith("planning, ") and lines[-1].startswith("infer: 3 of 1,200 tiles, ")
+    assert len(lines) <= 8
+
+
+def test_the_help_lists_every_command_once(capsys):
+    assert ends_with(["--help"]) == 0
+    listed = re.findall(r"^  (\w+)  +\w", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(listed) == sorted(group.commands)
 
 
 def test_json_is_json(capsys):

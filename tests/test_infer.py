@@ -20,9 +20,8 @@ from medhpc.errors import BadOption, BrokenFile, NonFinite
 from medhpc.geometry import Box
 from medhpc.infer import infer
 from medhpc.infer.predict import encode, predict, window_weights
-from medhpc.infer.task import select
 from medhpc.nets import Foreign, Identity
-from medhpc.run import Plan, Run, status
+from medhpc.run import Plan, Run, select, status
 from medhpc.run.blocks import read_block
 from medhpc.tiling import tile as plan_tiles
 from medhpc.volume import open_volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -17,14 +18,27 @@ from medhpc.errors import MedhpcError
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
 
 
-class _InOrder(click.Group):
-    """Lists its commands in the order of the job, not of the alphabet."""
+SECTIONS = {
+    "The main job, step by step": (runs.tile, runs.infer, runs.status, runs.stitch, evaluation.evaluate),
+    "All of it at once": (runs.run,),
+    "Networks": (training.train,),
+    "Volumes": (volumes.info, volumes.convert),
+    "Also": (runs.clean, demo.demo),
+}
 
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(self.commands)
+
+class _InSections(click.Group):
+    """Lists its commands by what they are for."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(command.name), command.get_short_help_str(80)) for command in commands])
 
 
-@click.group("medhpc", cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "medhpc", cls=_InSections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(medhpc.__version__, prog_name="medhpc", help="Print the version and end.")
 def group() -> None:
     """Segment volumes larger than memory: train a network, tile, infer, stitch, evaluate.
@@ -38,11 +52,7 @@ def group() -> None:
     """
 
 
-for command in (
-    *(volumes.info, volumes.convert, training.train),
-    *(runs.tile, runs.infer, runs.status, runs.stitch, runs.run, runs.clean),
-    *(evaluation.evaluate, demo.demo),
-):
+for command in itertools.chain.from_iterable(SECTIONS.values()):
     group.add_command(command)
 
 

@@ -86,7 +86,14 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-level = click.option("--level", type=click.IntRange(0), default=0, metavar="N", help="Level of an OME-Zarr pyramid.")
+level = click.option(
+    "--level",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Level of a pyramid (OME-Zarr, TIFF of a slide): 0 is the full resolution, each next one is coarser.",
+)
 channel = click.option("--channel", type=click.IntRange(0), metavar="C", help="Use this channel only, counted from 0.")
 region = click.option(
     "--region",

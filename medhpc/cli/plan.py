@@ -88,9 +88,14 @@ def _cost(plan: Summary) -> dict[str, str]:
     return {
         "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
         "work": f"{plan['read_amplification']:.3g} voxels computed for each voxel written",
-        "time": f"about {show.duration(plan['seconds'])} in one task on this machine ({plan['device']}{threads}); "
-        f"{show.duration(plan['seconds_per_tile'])} a tile",
+        "time": f"{_predicted(plan['seconds'])} in one task on this machine ({plan['device']}{threads}); "
+        f"{_predicted(plan['seconds_per_tile']).removeprefix('about ')} a tile",
         "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}{splits}",
         "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "
         f"free are {show.size(plan['free_bytes'])} and {plan['free_inodes']:,} inodes",
     }
+
+
+def _predicted(seconds: float) -> str:
+    """A time that is an estimate, so that parts of a second mean nothing."""
+    return "under 1 s" if seconds < 1 else f"about {show.duration(seconds)}"

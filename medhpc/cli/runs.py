@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import options, run_options, show
+from medhpc.cli import early, options, run_options, show
 from medhpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
       medhpc tile brain.tif brain.run --network cells.safetensors
       medhpc tile brain.tif part.run --network cells.safetensors --region :,:,:330 --halo exact --memory 16G
     """
+    early.check_volume(volume, settings["channel"], settings["level"])
+    early.check_network(settings["network"])
     from medhpc import tiling
 
-    with show.stages() as report:
+    with show.stages(first="planning") as report:
         plan = tiling.tile(volume, run, report=report, **settings)
     summary = tiling.summarize(plan, run)
     if as_json:
@@ -54,6 +56,7 @@ def infer(run: str, task: str | None, tiles: str | None, device: str, threads: i
       medhpc infer brain.run
       medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
     """
+    early.check_share(run, task, tiles)
     from medhpc import infer as inference
 
     with show.bar("infer", "tiles") as progress:
@@ -120,6 +123,9 @@ def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
     \b
       medhpc run brain.tif cells.ome.zarr --network cells.safetensors --as labels --split --objects cells.csv
     """
+    early.check_volume(volume, settings["channel"], settings["level"])
+    early.check_network(settings["network"])
+    early.check_out(out, volume)
     from medhpc import pipeline, tiling
 
     summary: dict[str, Any] = {}
@@ -129,7 +135,7 @@ def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
         if not as_json:
             print_plan(summary)
 
-    with show.stages() as report:
+    with show.stages(first="planning") as report:
         result = pipeline.run(volume, out, planned=planned, report=report, **settings)
     if as_json:
         show.as_json({"plan": summary, "infer": result.infer.as_dict(), "stitch": result.stitch.as_dict()})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import click
 Progress: TypeAlias = Callable[[int, int], None]
 Report: TypeAlias = Callable[[str, int, int], None]
 
+LINE_SECONDS = 30.0  # between two lines of progress, where there is no terminal for a bar
 BYTES = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -66,6 +69,8 @@ def duration(seconds: float | None) -> str:
     """Seconds as a person says them: ``0.4 s``, ``3 min 20 s``, ``7 h 5 min``, ``3 d 4 h``."""
     if seconds is None:
         return "unknown"
+    if seconds < 0.1:
+        return "under 0.1 s"
     if seconds < 10:
         return f"{seconds:.2g} s"
     whole = round(seconds)
@@ -89,17 +94,18 @@ def number(value: float | None) -> str:
 
 
 @contextmanager
-def bar(title: str, unit: str) -> Iterator[Progress | None]:
-    """Progress bar on stderr while the block runs; None, and silence, where stderr is no terminal."""
-    with stages(unit) as report:
-        yield report and (lambda done, total: report(title, done, total))
+def bar(title: str, unit: str) -> Iterator[Progress]:
+    """Progress bar on stderr while the block runs; where stderr is no terminal, a plain line now and then."""
+    with stages(unit, title) as report:
+        yield lambda done, total: report(title, done, total)
 
 
 @contextmanager
-def stages(unit: str = "") -> Iterator[Report | None]:
+def stages(unit: str = "", first: str = "working") -> Iterator[Report]:
     """Progress bar as :func:`bar`, for a job of several stages: the title is the stage that is running."""
     if not sys.stderr.isatty():
-        yield None
+        with _lines(unit, first) as report:
+            yield report
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -113,3 +119,25 @@ def stages(unit: str = "") -> Iterator[Report | None]:
         yield lambda stage, done, total: shown.update(
             task, description=stage, completed=done, total=total, visible=True
         )
+
+
+@contextmanager
+def _lines(unit: str, first: str) -> Iterator[Report]:
+    """Print how it stands to stderr, every `LINE_SECONDS`, also where nothing is reported for long."""
+    began, ended, line = time.monotonic(), threading.Event(), first
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal line
+        line = f"{stage}: {done:,} of {total:,} {unit}".rstrip()
+
+    def tell() -> None:
+        while not ended.wait(LINE_SECONDS):
+            click.echo(f"{line}, {duration(time.monotonic() - began)} since the start", err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        teller.join()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import options, show
+from medhpc.cli import early, options, show
 
 if TYPE_CHECKING:
     from medhpc.train.results import Standing, TrainingResult
@@ -94,9 +94,12 @@ def msd(files: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """
     if len(files) % 2:
         raise click.UsageError(f"{len(files)} files given; VOLUME and TRUTH come in pairs")
+    pairs = list(zip(files[::2], files[1::2], strict=True))
+    for volume, _ in pairs:
+        early.check_volume(volume)
+    early.check_network_name(settings["out"])
     from medhpc.train.msd import train_msd
 
-    pairs = list(zip(files[::2], files[1::2], strict=True))
     with show.bar("train", "steps") as progress:
         result = train_msd(pairs, progress=progress, report=None if as_json else _tell, **settings)
     if as_json:
@@ -121,7 +124,7 @@ def _lines(result: TrainingResult) -> dict[str, str]:
         lines["trained"] += f", the first {result.resumed_at:,} before it was interrupted"
     if result.slices:
         judged = f"Dice {result.dice:.3f}, loss {result.validation_loss:.4f} on the held-out slab"
-        lines["best"] = f"step {result.best_step:,}: {judged}"
+        lines["best"] = f"step {result.best_step:,}, which is kept: {judged}"
         lines["pictures"] += f"\n{result.slices}"
     if result.dice is not None and result.dice < 0.05:
         lines["note"] = "this network finds next to nothing in the held-out slab: train it longer (--minutes, --steps)"

@@ -2,6 +2,7 @@
 
 from medhpc.run.folder import Run
 from medhpc.run.plan import Plan
+from medhpc.run.share import select
 from medhpc.run.state import Status, clean, status
 
-__all__ = ["Plan", "Run", "Status", "clean", "status"]
+__all__ = ["Plan", "Run", "Status", "clean", "select", "status"]

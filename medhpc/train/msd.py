@@ -7,7 +7,6 @@ to zero over the budget, batches of one patch, cross-entropy over the annotated 
 from __future__ import annotations
 
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor
 import medhpc
 from medhpc import engine as engines
 from medhpc.classes import Classes, parse_classes
-from medhpc.errors import BadNetwork, BadOption, NoPermission
+from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, parse_index
 from medhpc.nets.card import NetworkCard
 from medhpc.nets.identity import Identity
@@ -32,7 +31,7 @@ from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkp
 from medhpc.train.depth import depth_for_seconds, depth_for_steps
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
-from medhpc.train.options import Options, parse_background
+from medhpc.train.options import Options, check_name, parse_background
 from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.results import Standing, TrainingResult
@@ -128,7 +127,7 @@ def train_msd(
     BadTruth, BadOption, BadNetwork, NonFinite
         Truth, options, name of the network, or volumes that cannot be used.
     """
-    out = _checked_name(out)
+    out = check_name(out)
     options = Options(
         depth=depth,
         width=width,
@@ -295,16 +294,6 @@ def minimum_shape(options: Options) -> Index:
     """What the network's padding needs along z, y, x; where the depth is still to be chosen, what any depth needs."""
     least = min(10, options.depth * options.width if options.depth else 10) + 1
     return (least if options.ndim == 3 else 1, least, least)
-
-
-def _checked_name(out: str | Path) -> Path:
-    """Refuse a bad name before minutes of training."""
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        raise BadNetwork(f"{out}: a network is saved as safetensors; end its name in .safetensors")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise NoPermission(f"{out}: its folder does not exist or cannot be written")
-    return out
 
 
 def _dimensions_of(pairs: Sequence[tuple[str | Path, str | Path]]) -> int:

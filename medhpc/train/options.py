@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from medhpc.classes import Classes
-from medhpc.errors import BadOption
+from medhpc.errors import BadNetwork, BadOption, NoPermission
 from medhpc.geometry import Index
 
 DEFAULT_MINUTES = 10.0
@@ -82,6 +84,21 @@ class Options:
         if self.classes is not None:
             values["classes"] = {name: [list(r) for r in ranges] for name, ranges in self.classes.items()}
         return {**values, "patch": self.patch and list(self.patch)}
+
+
+def check_name(out: str | Path) -> Path:
+    """Refuse a bad name of the network to be, before minutes of training.
+
+    Raises
+    ------
+    BadNetwork, NoPermission
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise BadNetwork(f"{out}: a network is saved as safetensors; end its name in .safetensors")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise NoPermission(f"{out}: its folder does not exist or cannot be written")
+    return out
 
 
 def parse_background(text: str | int) -> str | int:
