@@ -1,4 +1,4 @@
-"""What the ledger says of a run; imports no torch, reads no voxel unless asked to verify."""
+"""How far a run is: what its ledger adds up to. Imports no torch, reads no voxel unless asked to verify."""
 
 from __future__ import annotations
 
@@ -10,14 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhpc.errors import NoResult
 from medhpc.run.folder import Run, ranges
+from medhpc.run.tally import Failure, Tally, groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPace:
+    """What tiles cost on one host."""
+
+    host: str
+    tiles: int
+    seconds: float  # a tile, the median
+    peak_memory: int  # bytes, the largest of its processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """Tiles that failed in the same way and are not done yet, with one example."""
+
+    kind: str  # class of the exception, and the line of code that raised it
+    tiles: str  # as ranges
+    count: int
+    error: str
+    traceback: str
+    host: str
+    job: str
+    log: str  # path of the job's log; "" where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Progress of a run; tile counts, seconds, voxels per second."""
+    """Progress of a run; tile counts, seconds, bytes."""
 
     run: str
     total: int
@@ -27,7 +53,8 @@ class Status:
     failed: int  # missing tiles whose last record is a failure
     missing_tiles: str  # as ranges
     damaged_tiles: str
-    errors: tuple[str, ...]  # the kinds of failure of the failed tiles
+    failures: tuple[Failures, ...]  # of the failed tiles, the most frequent kind first
+    hosts: tuple[HostPace, ...]  # slowest first
     verified: bool
     cleaned: bool  # the stored tiles were removed by `clean`
     tiles_per_second: float | None
@@ -39,6 +66,11 @@ class Status:
     def complete(self) -> bool:
         """Whether stitch can go ahead."""
         return self.done == self.total
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """One error of each kind."""
+        return tuple(failure.error for failure in self.failures)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
@@ -62,29 +94,46 @@ def status(run: str | Path, *, verify: bool = False, progress: Callable[[int, in
     NotARun
     """
     opened = Run(run)
-    tally = _tally(opened)
-    damaged = _damaged(opened, progress) if verify else []
-    tally.done[damaged] = False
-    missing = np.flatnonzero(~tally.done)
-    rate = tally.rate()
-    failures = {error for tile, error in tally.errors.items() if not tally.done[tile]}
+    return status_of(opened, Tally(opened).update(), verify=verify, progress=progress)
+
+
+def status_of(
+    run: Run, tally: Tally, *, verify: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Status:
+    """As :func:`status`, from a tally that is kept; what is found damaged counts as lost in it from now on."""
+    damaged = _damaged(run, progress) if verify else []
+    tally.lost[damaged] = tally.committed[damaged]
+    done, failed = tally.done, tally.has_failed
+    missing, rate = np.flatnonzero(~done), tally.rate
     return Status(
-        run=str(run),
-        total=len(tally.done),
-        done=int(tally.done.sum()),
+        run=str(run.folder),
+        total=len(done),
+        done=len(done) - len(missing),
         missing=len(missing),
         damaged=len(damaged),
-        failed=sum(not tally.done[tile] for tile in tally.errors),
+        failed=int(failed.sum()),
         missing_tiles=ranges(np.setdiff1d(missing, damaged).tolist()),
         damaged_tiles=ranges(damaged),
-        errors=tuple(sorted(failures)),
+        failures=tuple(_failures(run, tally, np.flatnonzero(failed))),
+        hosts=tuple(_hosts(tally, np.flatnonzero(done))),
         verified=verify,
-        cleaned=not opened.has_results,
+        cleaned=not run.has_results,
         tiles_per_second=rate,
         eta_seconds=len(missing) / rate if rate else None,
-        stored_bytes=int(tally.stored[tally.done].sum()),
-        peak_memory=tally.peak_memory,
+        stored_bytes=int(tally.stored[done].sum()),
+        peak_memory=int(tally.memory.max(initial=0)),
     )
+
+
+def log_of(run: Run, job: str) -> str:
+    """Path of the log that a job of this run wrote; "" where none is found.
+
+    Submissions keep their logs in the run, or, for many runs at once, beside them.
+    """
+    if not job:
+        return ""
+    folders = (run.jobs, run.folder.parent / "jobs")
+    return next((str(log) for folder in folders for log in folder.glob(f"*/log/*-{job}.log")), "")
 
 
 def clean(run: str | Path, *, force: bool = False) -> int:
@@ -125,46 +174,40 @@ def clean(run: str | Path, *, force: bool = False) -> int:
     return freed
 
 
-@dataclass(kw_only=True)
-class _Tally:
-    """What the records add up to; one array element a tile."""
-
-    done: np.ndarray  # bool
-    times: np.ndarray  # when the tile was committed
-    seconds: np.ndarray  # what it took
-    stored: np.ndarray  # bytes
-    errors: dict[int, str]
-    peak_memory: int = 0
-
-    def rate(self, last: int = 200) -> float | None:
-        """Tiles per second over the last commits; the first of them counts by its own seconds."""
-        recent = np.argsort(np.where(self.done, self.times, 0))[-min(last, int(self.done.sum())) :]
-        if not self.done.any():
-            return None
-        span = self.times[recent[-1]] - self.times[recent[0]] + self.seconds[recent[0]]
-        return float(len(recent) / span) if span > 0 else None
+def _failures(run: Run, tally: Tally, tiles: NDArray[np.int64]) -> list[Failures]:
+    """The kinds of failure among these tiles."""
+    found = [
+        _described(run, tally.failures[kind], tiles[places].tolist()) for kind, places in groups(tally.failure[tiles])
+    ]
+    return sorted(found, key=lambda failures: -failures.count)
 
 
-def _tally(run: Run) -> _Tally:
-    total = len(run.plan.grid)
-    tally = _Tally(
-        done=np.zeros(total, bool),
-        times=np.zeros(total),
-        seconds=np.zeros(total),
-        stored=np.zeros(total, np.int64),
-        errors={},
+def _described(run: Run, example: Failure, tiles: list[int]) -> Failures:
+    return Failures(
+        kind=example.kind,
+        tiles=ranges(tiles),
+        count=len(tiles),
+        error=example.error,
+        traceback=example.traceback,
+        host=example.host,
+        job=example.job,
+        log=log_of(run, example.job),
     )
-    for record in run.ledger.records():
-        tile = record["tile"]
-        if "digest" in record:
-            tally.done[tile] = True
-            tally.times[tile] = record["time"]
-            tally.seconds[tile] = record.get("seconds", 0.0)
-            tally.stored[tile] = record.get("stored", 0)
-            tally.peak_memory = max(tally.peak_memory, record.get("peak_memory", 0))
-        else:
-            tally.errors[tile] = record.get("error", "")
-    return tally
+
+
+def _hosts(tally: Tally, tiles: NDArray[np.int64]) -> list[HostPace]:
+    """What these tiles cost, host by host."""
+    names = list(tally.hosts)
+    found = [
+        HostPace(
+            host=names[code],
+            tiles=len(places),
+            seconds=float(np.median(tally.seconds[tiles[places]])),
+            peak_memory=int(tally.memory[tiles[places]].max()),
+        )
+        for code, places in groups(tally.host[tiles])
+    ]
+    return sorted(found, key=lambda host: -host.seconds)
 
 
 def _damaged(run: Run, progress: Callable[[int, int], None] | None) -> list[int]:
