@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from medhpc.errors import (
     VolumeNotFound,
 )
 from medhpc.geometry import Box
-from medhpc.volume import convert, create_volume, describe, is_volume_path, open_volume
+from medhpc.volume import convert, create_ome_zarr, create_volume, describe, is_volume_path, open_volume
 from medhpc.volume.layout import Layout
 
 SUFFIXES = ["a.tif", "a.h5", "a.h5:/group/data", "a.nii", "a.nii.gz", "a.zarr", "a.ome.zarr"]
@@ -321,6 +322,19 @@ def test_nothing_else_is_replaced(tmp_path: Path) -> None:
         create_volume(tmp_path / "none" / "a.tif", (3, 4, 5), "u1")
     with pytest.raises(NotAVolume):
         create_volume(tmp_path / "b.tif", (3, 0, 5), "u1")
+    with pytest.raises(NotAVolume, match="an empty array of 3 x 0 x 5"):
+        create_ome_zarr(tmp_path / "b.zarr", (3, 0, 5), np.dtype("u1"))
+
+
+def test_an_array_without_voxels_is_no_volume(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((0, 4, 5), "u1"))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 4, 0), "u1"), np.eye(4)), tmp_path / "a.nii")
+    zarr.create_array(tmp_path / "a.zarr", shape=(0, 4, 5), dtype="u1", chunks=(2, 2, 2))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((0, 4, 5), "u1")
+    for name in ("a.tif", "a.nii", "a.zarr", "a.h5"):
+        with pytest.raises(NotAVolume, match="an empty array of"):
+            open_volume(tmp_path / name)
 
 
 def test_planes_out_of_order_are_refused(tmp_path: Path) -> None:

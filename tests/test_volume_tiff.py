@@ -132,6 +132,28 @@ def test_resolution_tags(tmp_path: Path) -> None:
             assert volume.voxel_size_um == (expected and pytest.approx(expected))
 
 
+def test_pixels_per_inch_count_where_no_printer_prints_them(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS[0], resolution=(50800, 25400), resolutionunit="INCH")
+    with open_volume(tmp_path / "a.tif") as volume:
+        assert (volume.voxel_size, volume.unit) == (pytest.approx((1, 1, 0.5)), "um")
+
+
+def test_the_pixels_of_an_aperio_slide(tmp_path: Path) -> None:
+    slide = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
+    about = (
+        "Aperio Image Library v11.2.1 \n320x256 [0,0 320x256] (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.4990|Left = 1"
+    )
+    tiles = {"photometric": "rgb", "tile": (64, 64), "compression": "jpeg", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tif:
+        tif.write(slide, description=about, **tiles)
+        tif.write(slide[::8, ::8], photometric="rgb", description="Aperio thumbnail", metadata=None)
+        tif.write(slide[::4, ::4], description="Aperio level", **tiles)
+    for level, size in ((0, 0.499), (1, 4 * 0.499)):
+        with open_volume(tmp_path / "a.svs", level=level) as volume:
+            assert volume.format.startswith("Aperio SVS") and volume.levels == 2 and volume.unit == "um"
+            assert volume.voxel_size == pytest.approx((0.499, size, size))
+
+
 def test_time_series_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", VOXELS, imagej=True, metadata={"axes": "TYX"})
     with pytest.raises(NotAVolume, match="a time series of 5 frames.*swap the two axes"):
@@ -185,9 +207,12 @@ def test_a_folder_of_planes(tmp_path: Path, options: dict) -> None:
 
 def test_planes_that_do_not_fit(tmp_path: Path) -> None:
     write_planes(tmp_path / "p", [f"{z}.tif" for z in range(5)])
-    tifffile.imwrite(tmp_path / "p" / "3.tif", VOXELS[0, :10])
-    with open_volume(tmp_path / "p") as volume, pytest.raises(BrokenFile, match="3.tif: a plane of 10 x 30"):
+    tifffile.imwrite(tmp_path / "p" / "3.tif", VOXELS[0].astype(np.float32))
+    with open_volume(tmp_path / "p") as volume, pytest.raises(BrokenFile, match="3.tif: a plane of .*float32"):
         volume.read(Box.whole(volume.shape))
+    tifffile.imwrite(tmp_path / "p" / "3.tif", VOXELS[0, :10])
+    with pytest.raises(NotAVolume, match="5 pictures of different sizes.* 0.tif has 20 x 30 pixels, 3.tif 10 x 30"):
+        open_volume(tmp_path / "p")
     (tmp_path / "p" / "2.png").write_bytes(imagecodecs.png_encode(VOXELS[0]))
     with pytest.raises(NotAVolume, match="planes of different formats"):
         open_volume(tmp_path / "p")
@@ -203,3 +228,6 @@ def test_png(tmp_path: Path) -> None:
     for z, plane in enumerate(VOXELS):
         (tmp_path / "p" / f"{z}.png").write_bytes(imagecodecs.png_encode(plane))
     np.testing.assert_array_equal(read(tmp_path / "p")[0], VOXELS)
+    (tmp_path / "p" / "9.png").write_bytes(imagecodecs.png_encode(VOXELS[0, :, :7]))
+    with pytest.raises(NotAVolume, match="0.png has 20 x 30 pixels, 9.png 20 x 7"):
+        open_volume(tmp_path / "p")

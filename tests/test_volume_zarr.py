@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medhpc.errors import BadOption, NotAVolume
+from medhpc.errors import BadOption, BrokenFile, NotAVolume
 from medhpc.geometry import Box
 from medhpc.volume import build_pyramid, create_ome_zarr, create_volume, open_volume
 from medhpc.volume.chunking import chunks_and_shards
 from medhpc.volume.ome_zarr import mean_of
+from medhpc.volume.zarr import chunk_file
 
 VOXELS = np.random.default_rng(0).integers(0, 60000, (20, 30, 40)).astype(np.uint16)
 BOX = Box((1, 3, 4), (15, 29, 37))
@@ -43,6 +45,26 @@ def test_one_large_chunk_is_expensive(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", shape=(512, 512, 512), chunks=(512, 512, 512), dtype="u2")
     with open_volume(tmp_path / "a.zarr") as volume:
         assert volume.why_expensive == "chunks of 512 x 512 x 512, each decoded whole"
+
+
+@pytest.mark.parametrize("chunks", [{"chunks": (4, 8, 8)}, {"chunks": (4, 8, 8), "shards": (8, 8, 8)}])
+def test_an_empty_file_is_not_taken_for_zeros(tmp_path: Path, chunks: dict) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(16, 8, 8), dtype="u2", **chunks)
+    array[:] = 5
+    chunk_file(array, (0, 0, 0)).write_bytes(b"")
+    with open_volume(tmp_path / "a.zarr") as volume:
+        with pytest.raises(BrokenFile):
+            volume.read(Box.whole(volume.shape))
+        assert (volume.read(Box((8, 0, 0), (16, 8, 8))) == 5).all()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_without_voxels_are_one_line(tmp_path: Path, version: int) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(8, 8, 8), chunks=(4, 8, 8), dtype="u2", zarr_format=version)
+    metadata = tmp_path / "a.zarr" / ("zarr.json" if version == 3 else ".zarray")
+    metadata.write_text(re.sub(r"\[\s*4,", "[0,", metadata.read_text()))
+    with pytest.raises(BrokenFile, match="chunks of 0 x 8 x 8 voxels"):
+        open_volume(tmp_path / "a.zarr")
 
 
 def test_groups(tmp_path: Path) -> None:

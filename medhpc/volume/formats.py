@@ -11,7 +11,7 @@ PLANE_SUFFIXES = (".tif", ".tiff", ".png")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-VOLUME_SUFFIXES = (*PLANE_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES, ".zarr", ".dcm")
+VOLUME_SUFFIXES = (*PLANE_SUFFIXES, ".svs", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, ".zarr", ".dcm")
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -38,7 +38,7 @@ class Layout:
             A time series, an empty array, or axes beyond channel, z, y and x.
         """
         axes = axes.upper()
-        _check_not_empty(stored)
+        check_not_empty(stored)
         if "T" in axes and stored[axes.index("T")] > 1:
             raise NotAVolume(
                 f"a time series of {stored[axes.index('T')]} frames, expected one volume; "
@@ -61,7 +61,7 @@ class Layout:
         Axes of length one at either end are dropped until three are left. Of four axes, the channels are the first or
         the last, whichever is shorter (the first where they are equal).
         """
-        _check_not_empty(stored)
+        check_not_empty(stored)
         first, last = 0, len(stored)
         while last - first > 3 and 1 in (stored[first], stored[last - 1]):
             first, last = (first + 1, last) if stored[first] == 1 else (first, last - 1)
@@ -104,7 +104,13 @@ class Layout:
         return np.expand_dims(block, tuple(n for n, name in enumerate("CZYX") if name not in stored))
 
 
-def _check_not_empty(stored: Sequence[int]) -> None:
+def check_not_empty(stored: Sequence[int]) -> None:
+    """Refuse an array without voxels.
+
+    Raises
+    ------
+    NotAVolume
+    """
     if math.prod(stored) == 0:
         raise NotAVolume(f"an empty array of {_times(stored)}, expected at least one voxel")
 

@@ -23,6 +23,7 @@ from medhpc.geometry import Index
 from medhpc.volume.chunking import chunks_and_shards
 from medhpc.volume.codecs import codecs_for
 from medhpc.volume.formats import is_zarr
+from medhpc.volume.layout import check_not_empty
 from medhpc.volume.units import VoxelSize
 from medhpc.volume.writer import Specification
 from medhpc.volume.zarr import chunk_file
@@ -131,7 +132,10 @@ def create_ome_zarr(
     ------
     BadOption
         A Zarr is there already, or shards are not a whole number of chunks.
+    NotAVolume
+        An axis has no voxels.
     """
+    check_not_empty(shape)
     if is_zarr(Path(folder)):
         raise BadOption(f"{folder}: a Zarr is there already; remove it or choose another name")
     group = zarr.create_group(LocalStore(folder), zarr_format=3)

@@ -13,8 +13,10 @@ from medhpc.errors import BrokenFile, NotAVolume
 from medhpc.geometry import Box
 from medhpc.volume.arrays import ArraySource
 from medhpc.volume.base import Header
-from medhpc.volume.png import open_png
+from medhpc.volume.png import open_png, png_size
 from medhpc.volume.tiff import open_tiff
+
+LOOKED_AT = 64  # planes whose sizes are compared when a folder is opened, evenly spread
 
 
 class PlanesSource:
@@ -32,6 +34,7 @@ class PlanesSource:
             raise NotAVolume(
                 f"{self._paths[0].name} holds {self._plane.shape[0]} planes, expected one per file; give one file"
             )
+        _check_alike(self._paths)
         why = self._plane.why_expensive and f"one file per plane: {self._plane.why_expensive}"
         self.header = replace(
             self._plane,
@@ -69,6 +72,28 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
     """Sort key that counts numbers as numbers: ``a2`` before ``a10``."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _check_alike(paths: list[Path]) -> None:
+    """Refuse pictures that have nothing to do with each other; every plane is checked again when it is read."""
+    some = [paths[len(paths) * n // LOOKED_AT] for n in range(LOOKED_AT)] if len(paths) > LOOKED_AT else paths
+    usual, *others = (_size(path) for path in some)
+    for path, (height, width) in zip(some[1:], others, strict=True):
+        if (height, width) != usual:
+            raise NotAVolume(
+                f"{len(paths)} pictures of different sizes, no stack of planes: {some[0].name} has "
+                f"{usual[0]} x {usual[1]} pixels, {path.name} {height} x {width}; name one, or a pattern of those that "
+                f"belong together, as in 'folder/z*{path.suffix}'"
+            )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a plane."""
+    if path.suffix.lower() == ".png":
+        return png_size(path)
+    plane = open_tiff(path, one_plane=True)
+    plane.close()
+    return plane.header.shape[1:]
 
 
 def _kind(plane: Header) -> str:

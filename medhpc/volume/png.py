@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -9,6 +10,13 @@ import imagecodecs
 from medhpc.volume.arrays import ArraySource
 from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Rows and columns, by the header alone (PNG specification, IHDR)."""
+    with open(path, "rb") as file:
+        width, height = struct.unpack(">II", file.read(24)[16:])
+    return height, width
 
 
 def open_png(path: Path) -> ArraySource:

@@ -18,7 +18,7 @@ import tifffile
 from medhpc.errors import BadOption, BrokenFile, NotAVolume
 from medhpc.volume.arrays import ArraySource
 from medhpc.volume.base import Header
-from medhpc.volume.layout import Layout
+from medhpc.volume.layout import Layout, check_not_empty
 from medhpc.volume.raw import RawPlanes, contiguous
 from medhpc.volume.tiff_directories import check_directories
 from medhpc.volume.tiff_metadata import voxel_size_of
@@ -68,6 +68,7 @@ def _image_of(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     if not tif.series:
         raise BrokenFile("a TIFF without an image")
     series = tif.series[0]
+    check_not_empty(series.shape)
     if series.is_multifile:
         raise NotAVolume("an OME-TIFF spread over several files; give the folder that holds them")
     if series.keyframe.dtype is None:
@@ -76,7 +77,7 @@ def _image_of(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def _format_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
-    names = {"imagej": "ImageJ TIFF", "ome": "OME-TIFF"}
+    names = {"imagej": "ImageJ TIFF", "ome": "OME-TIFF", "svs": "Aperio SVS"}
     name = names.get(series.kind, "TIFF")
     kind = f"{name} (BigTIFF)" if tif.is_bigtiff else name
     return f"{kind}, image 1 of {len(tif.series)}" if len(tif.series) > 1 else kind

@@ -1,8 +1,9 @@
-"""The voxel size that a TIFF file states: ImageJ, OME or resolution tags."""
+"""The voxel size that a TIFF file states: ImageJ, OME, Aperio or resolution tags."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 from xml.etree import ElementTree
 
@@ -10,8 +11,11 @@ import tifffile
 
 from medhpc.volume.units import VoxelSize, known_unit, voxel_size_in
 
-_TAG_UNITS = {3: "cm"}
-"""Units of the resolution tags; pixels per inch (2) say how an image is printed, not how it was taken."""
+_TAG_UNITS = {2: "inch", 3: "cm"}
+"""Units of the resolution tags."""
+
+_FINEST_PRINT = 5000
+"""Pixels per inch up to which they say how an image is printed, not how it was taken (that would be 5 um a pixel)."""
 
 
 def voxel_size_of(
@@ -23,6 +27,8 @@ def voxel_size_of(
     """
     if series.kind == "ome" and tif.ome_metadata:
         return _from_ome(tif.ome_metadata, shape)
+    if series.kind == "svs" and (stated := re.search(r"\|\s*MPP\s*=\s*([\d.]+)", series.keyframe.description)):
+        return voxel_size_in([float(stated[1])] * 3, ["um"] * 3)
     metadata = (tif.imagej_metadata or (tif.shaped_metadata or ({},))[0]) if series.kind in ("imagej", "shaped") else {}
     return _from_tags(series.keyframe, metadata, shape)
 
@@ -44,7 +50,7 @@ def _from_tags(
     """Pixels per unit along x and y; ImageJ keeps the unit and the distance of planes in its own metadata."""
     unit = known_unit(str(metadata.get("unit", ""))) or _TAG_UNITS.get(int(page.resolutionunit), "")
     per_x, per_y = (_per_unit(page, name) for name in ("XResolution", "YResolution"))
-    if not unit or not (per_x > 0 and per_y > 0):
+    if not unit or not (per_x > 0 and per_y > 0) or unit == "inch" and max(per_x, per_y) <= _FINEST_PRINT:
         return None, ""
     size_y, size_x = 1 / per_y, 1 / per_x
     default = size_y if shape[0] == 1 else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from medhpc.errors import BadOption, NotAVolume
+from medhpc.errors import BadOption, BrokenFile, NotAVolume
 from medhpc.volume.arrays import ArraySource, why_expensive
 from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
@@ -53,6 +54,8 @@ def _image_source(path: Path, group: zarr.Group, version: str, multiscale: dict[
 
 
 def _source(path: Path, array: zarr.Array[Any], layout: Layout, name: str, **more: Any) -> ArraySource:
+    if not all(array.chunks):
+        raise BrokenFile(f"{path}: chunks of {' x '.join(map(str, array.chunks))} voxels in its metadata")
     cz, cy, cx = (min(c, n) for c, n in zip(layout.spatial(array.chunks, missing=1), layout.shape, strict=True))
     header = Header(
         format=name,
@@ -63,7 +66,22 @@ def _source(path: Path, array: zarr.Array[Any], layout: Layout, name: str, **mor
         why_expensive=why_expensive(array.chunks, array.dtype.itemsize),
         **more,
     )
-    return ArraySource(header, layout, array, _files(path, array), lambda: None)
+    return ArraySource(header, layout, Shards(array) if array.shards else array, _files(path, array), lambda: None)
+
+
+class Shards:
+    """A sharded array; zarr alone would take an empty shard, which a full disk or a bad copy leaves, for zeros."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._array = array
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Any:
+        lengths = zip(index, self._array.shards or (), strict=True)
+        for place in itertools.product(*(range(part.start // n, -(-part.stop // n)) for part, n in lengths)):
+            shard = chunk_file(self._array, place)
+            if shard.exists() and not shard.stat().st_size:
+                raise BrokenFile(f"{shard}: an empty file, expected voxels; copy it again")
+        return self._array[index]
 
 
 def _multiscales(path: Path, group: zarr.Group) -> tuple[zarr.Group, str, dict[str, Any]] | None:
