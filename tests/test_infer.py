@@ -452,7 +452,7 @@ def test_reading_and_writing_overlap_with_computing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("medhpc.infer.task.read_block", noting("read", read_block))
     monkeypatch.setattr(Run, "commit", noting("write", Run.commit))
-    monkeypatch.setattr("medhpc.infer.task.predict", noting("compute", predict))
+    monkeypatch.setattr("medhpc.infer.predict.predict", noting("compute", predict))
     infer(run, threads=1)
     assert [len(threads[name]) for name in ("read", "compute")] == [1, 1]
     assert not threads["read"] & threads["write"] and not threads["compute"] & (threads["read"] | threads["write"])

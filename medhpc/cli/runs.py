@@ -1,4 +1,4 @@
-"""``medhpc tile``, ``infer``, ``status``, ``stitch``, ``run`` and ``clean``."""
+"""``medhpc tile``, ``status``, ``stitch``, ``run`` and ``clean``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import early, options, run_options, show
+from medhpc.cli.infer import inferred
 from medhpc.cli.plan import print_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from medhpc.infer import InferResult
     from medhpc.run import Plan, Status
     from medhpc.stitch import StitchResult
 
@@ -40,31 +40,6 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
         show.as_json(summary)
     else:
         print_plan(summary, next=f"medhpc infer {run}")
-
-
-@click.command(short_help="Predict the tiles of a run.")
-@click.argument("run")
-@click.option("--task", metavar="K/N", help="Only share K of N equal shares of the tiles, counted from 1.")
-@click.option("--tiles", metavar="A:B", help="Only tiles A to B - 1, counted from 0.")
-@options.device
-@options.threads
-@options.as_json
-def infer(run: str, task: str | None, tiles: str | None, device: str, threads: int | None, as_json: bool) -> None:
-    """Predict the tiles of RUN that are not done yet; again after a kill, it does what is missing or damaged.
-
-    \b
-      medhpc infer brain.run
-      medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
-    """
-    early.check_share(run, task, tiles)
-    from medhpc import infer as inference
-
-    with show.bar("infer", "tiles") as progress:
-        result = inference.infer(run, task=task, tiles=tiles, device=device, threads=threads, progress=progress)
-    if as_json:
-        show.as_json(result.as_dict())
-    else:
-        click.echo(_done(result))
 
 
 @click.command(short_help="Say how far a run is.")
@@ -140,7 +115,7 @@ def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json({"plan": summary, "infer": result.infer.as_dict(), "stitch": result.stitch.as_dict()})
     else:
-        click.echo(f"\n{_done(result.infer)}\n")
+        click.echo(f"\n{inferred(result.infer)}\n")
         show.fields(_stitched(result.stitch))
 
 
@@ -156,16 +131,6 @@ def clean(run: str, force: bool) -> None:
     from medhpc import run as runs
 
     click.echo(f"{show.size(runs.clean(run, force=force))} freed in {run}")
-
-
-def _done(result: InferResult) -> str:
-    """One line on what a task did."""
-    text = f"{result.computed} of {result.tiles} tiles computed in {show.duration(result.seconds)}"
-    if result.computed:
-        text += f" ({show.number(result.voxels / result.seconds)} voxels/s)"
-    if result.repaired:
-        text += f", {result.repaired} of them again because their stored bytes were damaged"
-    return text + (f"; {result.skipped} were done before" if result.skipped else "")
 
 
 def _stitched(result: StitchResult) -> dict[str, str]:

@@ -218,6 +218,12 @@ class Run:
         return Record(tile=tile.index, plan=self.ledger.plan, **known, **fields)  # type: ignore[arg-type]
 
 
+def _raised_at(error: BaseException) -> str:
+    """The line that raised an error, as ``module.py:88``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold an empty run folder, or one in which an earlier `tile` was cut short, while the block plans it.

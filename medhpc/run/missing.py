@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medhpc.errors import BadOption, NotARun
+from medhpc.errors import NotARun
 from medhpc.run.durable import partial_suffix, write_durably
 from medhpc.run.folder import Run, ranges
 
@@ -76,19 +76,6 @@ def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
     if [listed["run"] for listed in content["runs"]] != [str(run.folder.resolve()) for run in runs]:
         raise NotARun(f"{file} lists the tiles of other runs; remove it, or name another file")
     return [_numbers(listed["tiles"]) for listed in content["runs"]]
-
-
-def share(lists: Sequence[list[int]], k: int, n: int) -> list[list[int]]:
-    """The k-th (from 1) of n equal shares of lists that are taken one after the other."""
-    if not 1 <= k <= n:
-        raise BadOption(f"share {k} of {n}: count shares from 1 to {n}")
-    total = sum(map(len, lists))
-    start, stop = total * (k - 1) // n, total * k // n
-    shares, before = [], 0
-    for tiles in lists:
-        shares.append(tiles[max(start - before, 0) : max(stop - before, 0)])
-        before += len(tiles)
-    return shares
 
 
 def _listed(runs: Sequence[Run], since: float | None) -> str:

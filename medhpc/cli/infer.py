@@ -1,0 +1,101 @@
+"""``medhpc infer``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from medhpc.cli import early, options, show
+from medhpc.errors import BadOption
+
+if TYPE_CHECKING:
+    from medhpc.infer import InferResult, WorkResult
+
+
+@click.command(short_help="Predict the tiles of a run.")
+@click.argument("runs", metavar="RUN", nargs=-1, required=True)
+@click.option("--task", metavar="K/N", help="Only share K of N equal shares of the tiles, counted from 1.")
+@click.option("--tiles", metavar="A:B", help="Only tiles A to B - 1, counted from 0.")
+@click.option("--missing", metavar="FILE", help="Share what is missing as listed in FILE; the first task writes it.")
+@click.option("--keep-going", is_flag=True, help="Go on with the other tiles where one fails.")
+@options.device
+@options.threads
+@options.as_json
+def infer(
+    runs: tuple[str, ...],
+    task: str | None,
+    tiles: str | None,
+    missing: str | None,
+    keep_going: bool,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Predict the tiles of RUN that are not done yet; again after a kill, it does what is missing or damaged.
+
+    SIGUSR1 ends it after the tile in work, SIGTERM at once; what is computed is kept. With --missing, the tasks of an
+    array share the tiles that are missing when the first of them starts, also of several runs.
+
+    \b
+      medhpc infer brain.run
+      medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
+    """
+    from medhpc import infer as inference
+
+    with inference.ending_on_signals() as stop, show.bar("infer", "tiles") as progress:
+        result: WorkResult | InferResult
+        if missing:
+            if not task or tiles:
+                raise BadOption("--missing needs --task K/N, and not --tiles: it says which tiles there are to share")
+            result = inference.work(
+                runs, task=task, missing=missing, device=device, threads=threads, stop=stop, progress=progress
+            )
+        else:
+            run = _only(runs)
+            early.check_share(run, task, tiles)
+            result = inference.infer(
+                run,
+                task=task,
+                tiles=tiles,
+                device=device,
+                threads=threads,
+                keep_going=keep_going,
+                stop=stop,
+                progress=progress,
+            )
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        click.echo("\n".join(_told(result)))
+    if result.failed:
+        sys.exit(1)
+
+
+def _only(runs: tuple[str, ...]) -> str:
+    if len(runs) > 1:
+        raise BadOption(f"{len(runs)} runs can only be shared with --missing FILE --task K/N; else name one run")
+    return runs[0]
+
+
+def _told(result: WorkResult | InferResult) -> list[str]:
+    """What was done, a line each."""
+    lines = [f"{run.run}: {inferred(run)}" for run in result.runs if run.tiles]
+    if not lines:
+        return ["nothing to do: no tile of this share is missing"]
+    if result.left:
+        lines.append(f"ended before the last tile; {result.left} are left to the next call")
+    if result.failed:
+        lines += [f"{result.failed} tiles failed and are in the ledger as such:", *result.errors]
+    return lines
+
+
+def inferred(result: InferResult) -> str:
+    """One line on what a task did."""
+    text = f"{result.computed} of {result.tiles} tiles computed in {show.duration(result.seconds)}"
+    if result.computed:
+        text += f" ({show.number(result.voxels / result.seconds)} voxels/s)"
+    if result.repaired:
+        text += f", {result.repaired} of them again because their stored bytes were damaged"
+    return text + (f"; {result.skipped} were done before" if result.skipped else "")

@@ -1,0 +1,117 @@
+"""A task of a job array: its share of what is missing, in one run or several; it ends well when it is told to.
+
+Nothing here imports torch before there is a tile to compute: a task with nothing to do ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from medhpc.infer.task import InferResult, infer
+from medhpc.run import Run
+from medhpc.run.missing import host_is_suspect, missing_tiles
+from medhpc.run.share import share
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkResult:
+    """What one task did."""
+
+    tiles: int  # in its share
+    runs: tuple[InferResult, ...]  # where it had something to do
+    left: int  # tiles of its share for the next round: it was told to stop, or its host is suspect
+    failed: int
+    errors: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+
+def work(
+    runs: Sequence[str | Path],
+    *,
+    task: str,
+    missing: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] | None = None,
+) -> WorkResult:
+    """Compute a share of the tiles that are missing.
+
+    A host on which several tiles have failed gets one tile as a trial; if that fails too, the rest is left to other
+    hosts and the next round.
+
+    Parameters
+    ----------
+    runs : sequence of paths
+        Run folders, the same for all tasks. One that is not planned (its plan failed) is passed over.
+    task : str
+        ``"K/N"``: the K-th (from 1) of N equal shares.
+    missing : path
+        The list of missing tiles that all tasks share; the first of them writes it. See
+        :func:`medhpc.run.missing.missing_tiles`.
+    device, threads, stop, progress
+        As for :func:`medhpc.infer.infer`.
+
+    Raises
+    ------
+    BadOption, NotARun
+    SourceChanged, NetworkChanged, DiskFull
+        What is done is kept.
+    """
+    opened = [Run(run) for run in runs if len(runs) == 1 or (Path(run) / "plan.json").exists()]
+    shares = share(missing_tiles(opened, Path(missing)), task)
+    total = sum(map(len, shares))
+    done: list[InferResult] = []
+    for run, tiles in zip(opened, shares, strict=True):
+        pieces = [tiles[:1], tiles[1:]] if host_is_suspect(run) else [tiles]
+        for piece in filter(None, pieces):
+            before = sum(result.tiles for result in done)
+            count = progress and (lambda now, _, before=before: progress(before + now, total))  # type: ignore[misc]
+            result = infer(
+                run.folder, tiles=piece, keep_going=True, device=device, threads=threads, stop=stop, progress=count
+            )
+            done.append(result)
+            if stop() or len(pieces) == 2 and result.failed:
+                break
+    finished = sum(result.computed + result.skipped + result.failed for result in done)
+    return WorkResult(
+        tiles=total,
+        runs=tuple(done),
+        left=total - finished,
+        failed=sum(result.failed for result in done),
+        errors=tuple(dict.fromkeys(error for result in done for error in result.errors)),
+    )
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block, SIGUSR1 asks to stop after the tile in work, and SIGTERM abandons it.
+
+    SLURM sends the first some time before a time limit (``--signal=B:USR1@seconds``), and the second when a job is
+    cancelled, preempted or out of time. The block gets what :func:`work` wants as `stop`. On SIGTERM, it is left by
+    ``SystemExit(143)``; what is computed is committed on the way.
+    """
+    asked: list[int] = []
+
+    def finish(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+
+    def abandon(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        raise SystemExit(128 + number)
+
+    before = {name: signal.signal(name, act) for name, act in ((signal.SIGUSR1, finish), (signal.SIGTERM, abandon))}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for name, act in before.items():
+            signal.signal(name, act)
