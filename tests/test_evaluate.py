@@ -375,8 +375,8 @@ def test_shapes_must_agree(write):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({}, "points need a distance"),
-        ({"tolerance_um": -1}, "points need a distance"),
+        ({}, "--tolerance is not given"),
+        ({"tolerance_um": -1}, "--tolerance is -1"),
         ({"tolerance_um": 5, "kind": "labels"}, "table of points"),
         ({"tolerance_um": 5, "ignore": 3}, "for voxels"),
         ({"tolerance_um": 5, "seams": "run"}, "two volumes"),

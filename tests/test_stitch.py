@@ -204,6 +204,26 @@ def test_without_foreground_there_are_no_objects(tmp_path):
         assert (tmp_path / "no.csv").read_text().startswith("id,z,y,x,")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "largest", "options"),
+    [
+        (np.uint8, 0.4, {"kind": "labels"}),
+        (np.uint8, 0.4, {"kind": "mask"}),
+        (np.float16, 0.4, {"kind": "mask"}),
+        (np.uint8, 0.8, {"kind": "labels", "min_size": 9}),
+    ],
+)
+def test_where_nothing_is_found_the_largest_probability_is_told(tmp_path, dtype, largest, options):
+    values = np.zeros((20, 30, 40))
+    values[17, 20, 33] = largest
+    values = np.rint(values * 255).astype(dtype) if dtype is np.uint8 else values.astype(dtype)
+    run = run_of(tmp_path / "run", values)
+    result = stitch(run.folder, tmp_path / "out.tif", **options)
+    assert not result.found and result.largest == pytest.approx(largest, abs=1e-3) and result.threshold == 0.5
+    result = stitch(run.folder, tmp_path / "out.tif", kind="mask", threshold=0.3)
+    assert result.found and result.largest is None
+
+
 @pytest.mark.parametrize(("count", "dtype"), [(255, "uint8"), (256, "uint16"), (65535, "uint16"), (65536, "uint32")])
 def test_ids_take_the_smallest_dtype(tmp_path, count, dtype):
     side = 2 * math.ceil(math.sqrt(count))

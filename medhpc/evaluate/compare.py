@@ -131,7 +131,11 @@ def _object_scores(
     progress: Progress | None,
 ) -> dict[str, Any]:
     if tolerance_um is None or not 0 < tolerance_um < np.inf:
-        raise BadOption(f"tolerance {tolerance_um}: points need a distance above 0 within which they can match, in um")
+        got = "not given" if tolerance_um is None else f"{tolerance_um:g}"
+        raise BadOption(
+            f"--tolerance is {got}; say up to how many um two points are the same object, about the radius of one "
+            "(from Python: tolerance_um)"
+        )
     size = voxel_size_um or found.voxel_size_um or wanted.voxel_size_um
     result, truth = (_centres(side, limits, progress) for side in (found, wanted))
     detection, distance = detect(result, truth, tolerance_um, size, limits)

@@ -57,6 +57,7 @@ class Status:
     hosts: tuple[HostPace, ...]  # slowest first
     verified: bool
     cleaned: bool  # the stored tiles were removed by `clean`
+    result: str | None  # what was stitched from the run last and is still there
     tiles_per_second: float | None
     eta_seconds: float | None
     stored_bytes: int
@@ -65,7 +66,7 @@ class Status:
     @property
     def complete(self) -> bool:
         """Whether stitch can go ahead."""
-        return self.done == self.total
+        return self.done == self.total and not self.cleaned
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -118,6 +119,7 @@ def status_of(
         hosts=tuple(_hosts(tally, np.flatnonzero(done))),
         verified=verify,
         cleaned=not run.has_results,
+        result=next((path for path in reversed(run.results()) if Path(path).exists()), None),
         tiles_per_second=rate,
         eta_seconds=len(missing) / rate if rate else None,
         stored_bytes=int(tally.stored[done].sum()),

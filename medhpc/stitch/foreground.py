@@ -6,11 +6,29 @@ import numpy as np
 from scipy import ndimage
 
 from medhpc.geometry import Box
-from medhpc.run import Plan
+from medhpc.run import Plan, Run
 from medhpc.stitch.reduce import foreground, to_mask
-from medhpc.stitch.slabs import ProvenTiles
+from medhpc.stitch.slabs import ProvenTiles, cells_of, in_parallel, slabs_of
 
 REACH = 4.0  # standard deviations that a Gaussian looks to each side
+
+
+def largest_stored(run: Run) -> float | None:
+    """The largest probability (or raw number) of a run; None where classes are stored."""
+    stored, tiles = run.plan.stored, ProvenTiles(run)
+    if stored.kind == "argmax":
+        return None
+    slabs = slabs_of(run.plan.region, stored.shard[0])
+    cells = (cell for slab in slabs for cell in cells_of(slab, stored.shard))
+    largest = max(in_parallel(lambda cell: float(foreground(tiles.read(cell)).max()), cells))
+    return largest / (full_scale(run.plan) or 1.0)
+
+
+def full_scale(plan: Plan) -> float | None:
+    """Stored number that means probability 1; None where no probability is stored."""
+    if plan.stored.kind != "probability":
+        return None
+    return 255.0 if plan.stored.dtype == "uint8" else 1.0
 
 
 class Foreground:
@@ -41,9 +59,7 @@ class Foreground:
     @property
     def full(self) -> float | None:
         """Stored number that means probability 1; None where none is stored."""
-        if self._kind != "probability":
-            return None
-        return 255.0 if self.plan.stored.dtype == "uint8" else 1.0
+        return full_scale(self.plan)
 
     @property
     def _kind(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from medhpc.run import Run
 from medhpc.run.durable import room_and_rights
+from medhpc.stitch.foreground import largest_stored
 from medhpc.stitch.request import SPLIT_DEPTH, SPLIT_LIMIT, Request
 from medhpc.stitch.stage import Stage
 from medhpc.stitch.table import check_table
@@ -33,6 +34,9 @@ class StitchResult:
     objects: int | None  # how many; None unless labels were made
     left_whole: int  # objects too large to be split
     table: str | None  # the CSV
+    threshold: float | None  # in force; None where the stored numbers need none
+    found: bool  # any object, or any voxel but 0
+    largest: float | None  # probability (or raw number) of any voxel, looked for where nothing was found
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,9 +126,10 @@ def stitch(
     with stage.scratch.locked(identity), room_and_rights(out):
         if kind == "labels":
             labels = write_labels(opened, request, stage, thickness, progress)
+            found = len(labels.table) > 0
         else:
             labels = None
-            write_blockwise(opened, request, stage, progress)
+            found = write_blockwise(opened, request, stage, progress)
         opened.add_result(file)
     return StitchResult(
         out=str(out),
@@ -134,5 +139,8 @@ def stitch(
         objects=None if labels is None else len(labels.table),
         left_whole=0 if labels is None else labels.left_whole,
         table=request.objects,
+        threshold=request.level if kind in ("mask", "labels") and opened.plan.stored.kind != "argmax" else None,
+        found=found,
+        largest=None if found else largest_stored(opened),
         seconds=time.monotonic() - began,
     )

@@ -33,9 +33,15 @@ SHARD_VOXELS = 2**22  # of labels
 Progress = Callable[[int, int], None]
 
 
-def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress | None) -> None:
-    """Make the result of what needs no context: masks, probabilities, raw numbers."""
-    stored, tiles = run.plan.stored, ProvenTiles(run)
+def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress | None) -> bool:
+    """Make the result of what needs no context: masks, probabilities, raw numbers.
+
+    Returns
+    -------
+    bool
+        Whether there is any voxel but 0 in it; True, too, where an earlier stitch wrote a part.
+    """
+    stored, tiles, found = run.plan.stored, ProvenTiles(run), False
 
     def reduced(block: np.ndarray) -> np.ndarray:
         if request.kind == "mask":
@@ -45,18 +51,23 @@ def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress
     sample = reduced(np.zeros((stored.channels, 1, 1, 1), stored.dtype))
     stage.open(sample.dtype, channels=stored.channels if sample.ndim == 4 else 0)
 
-    def write(cell: Box) -> None:
-        stage.array[..., *cell.slices] = reduced(tiles.read(cell))
+    def write(cell: Box) -> bool:
+        values = reduced(tiles.read(cell))
+        stage.array[..., *cell.slices] = values
+        return bool(values.any())
 
     slabs = slabs_of(run.plan.region, stage.shard[0])
     tick = _ticks(progress, len(slabs) + 1)
     for slab in slabs:
-        if not stage.is_written(slab):
-            in_parallel(write, cells_of(slab, stage.shard))
+        if stage.is_written(slab):
+            found = True
+        else:
+            found |= any(in_parallel(write, cells_of(slab, stage.shard)))
             stage.mark_written(slab)
         tick()
     stage.publish()
     tick()
+    return found
 
 
 def write_labels(run: Run, request: Request, stage: Stage, thickness: int, progress: Progress | None) -> Labels:
