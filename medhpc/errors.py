@@ -95,6 +95,21 @@ class NotInPlan(MedhpcError):
     """Stitch was asked for something that the run does not store."""
 
 
+# --- the cluster ---------------------------------------------------------------------------------
+
+
+class NoSlurm(MedhpcError):
+    """The programs of SLURM are not on this machine."""
+
+
+class SlurmDown(MedhpcError):
+    """SLURM does not answer: what was asked is unknown, and what was submitted may exist."""
+
+
+class SubmissionRefused(MedhpcError):
+    """SLURM said no to a job."""
+
+
 # --- the machine ---------------------------------------------------------------------------------
 
 
