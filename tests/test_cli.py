@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -101,11 +100,10 @@ def failing(monkeypatch):
     """Make `medhpc status` raise what the test wants."""
 
     def arrange(error: BaseException) -> list[str]:
-        def status(*_, **__):
+        def progress(*_, **__):
             raise error
 
-        monkeypatch.setitem(sys.modules, "medhpc.run", SimpleNamespace(status=status))
-        monkeypatch.setattr("medhpc.run", sys.modules["medhpc.run"], raising=False)
+        monkeypatch.setattr("medhpc.jobs.progress.progress", progress)
         return ["status", "some.run"]
 
     return arrange

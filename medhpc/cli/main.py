@@ -12,14 +12,14 @@ from typing import NoReturn
 import click
 
 import medhpc
-from medhpc.cli import demo, evaluation, infer, runs, training, volumes
+from medhpc.cli import demo, evaluation, infer, runs, status, training, volumes
 from medhpc.errors import MedhpcError
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
 
 
 SECTIONS = {
-    "The main job, step by step": (runs.tile, infer.infer, runs.status, runs.stitch, evaluation.evaluate),
+    "The main job, step by step": (runs.tile, infer.infer, status.status, runs.stitch, evaluation.evaluate),
     "All of it at once": (runs.run,),
     "Networks": (training.train,),
     "Volumes": (volumes.info, volumes.convert),

@@ -1,4 +1,4 @@
-"""``medhpc tile``, ``status``, ``stitch``, ``run`` and ``clean``."""
+"""``medhpc tile``, ``stitch``, ``run`` and ``clean``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medhpc.cli.plan import print_plan
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from medhpc.run import Plan, Status
+    from medhpc.run import Plan
     from medhpc.stitch import StitchResult
 
 
@@ -40,26 +40,6 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
         show.as_json(summary)
     else:
         print_plan(summary, next=f"medhpc infer {run}")
-
-
-@click.command(short_help="Say how far a run is.")
-@click.argument("run")
-@click.option("--verify", is_flag=True, help="Reread every stored tile and compare its digest.")
-@options.as_json
-def status(run: str, verify: bool, as_json: bool) -> None:
-    """Say how far RUN is: tiles done, missing, failed, the rate, and when it will be ready.
-
-    \b
-      medhpc status brain.run --verify
-    """
-    from medhpc import run as runs
-
-    with show.bar("verify", "tiles") as progress:
-        found = runs.status(run, verify=verify, progress=progress)
-    if as_json:
-        show.as_json(found.as_dict())
-    else:
-        show.fields(_progress(found))
 
 
 @click.command(short_help="Put the tiles of a run together.")
@@ -142,31 +122,3 @@ def _stitched(result: StitchResult) -> dict[str, str]:
     if result.left_whole:
         lines["objects"] += f"; {result.left_whole:,} too large to be split"
     return lines
-
-
-def _progress(found: Status) -> dict[str, str]:
-    """A run's state as lines."""
-    percent = f" ({100 * found.done / found.total:.0f} %)"
-    lines = {"run": found.run, "tiles": f"{found.total:,}", "done": f"{found.done:,}{percent}"}
-    if found.missing_tiles:
-        lines["missing"] = found.missing_tiles
-    if found.damaged:
-        lines["damaged"] = found.damaged_tiles
-    if found.failed:
-        lines["failed"] = "\n".join((f"{found.failed:,}", *found.errors))
-    if found.tiles_per_second:
-        lines["rate"] = f"{show.number(found.tiles_per_second)} tiles/s"
-    if found.eta_seconds:
-        lines["ready in"] = show.duration(found.eta_seconds)
-    if found.done:
-        lines["stored"] = show.size(found.stored_bytes)
-        lines["memory"] = f"{show.memory(found.peak_memory)} at most, in one process"
-    return lines | {"next": _next_step(found)}
-
-
-def _next_step(found: Status) -> str:
-    if found.cleaned:
-        return "nothing: the tiles were removed by 'medhpc clean'"
-    if found.complete:
-        return f"medhpc stitch {found.run} OUT"
-    return f"medhpc infer {found.run}"

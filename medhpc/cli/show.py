@@ -27,11 +27,17 @@ def as_json(values: Mapping[str, Any]) -> None:
 
 def fields(values: Mapping[str, str]) -> None:
     """Print ``name  value`` lines with the values below each other; a value may have several lines."""
-    width = max(map(len, values), default=0)
+    for line in aligned(values):
+        click.echo(line)
+
+
+def aligned(values: Mapping[str, str]) -> list[str]:
+    """The lines that :func:`fields` prints."""
+    width, lines = max(map(len, values), default=0), []
     for name, value in values.items():
-        first, *rest = value.splitlines() or [""]
-        for title, line in ((name, first), *(("", line) for line in rest)):
-            click.echo(f"{title:{width}}  {line}".rstrip())
+        titles = (name, *[""] * value.count("\n"))
+        lines += [f"{title:{width}}  {line}".rstrip() for title, line in zip(titles, value.split("\n"), strict=True)]
+    return lines
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
