@@ -144,11 +144,16 @@ def _work(found: Progress) -> dict[str, str]:
 
 def _next_step(found: Progress) -> str:
     status = found.status
+    stitched = f"the result is {show.path(status.result)}" if status.result else "no result is left of it"
     if status.cleaned:
-        return "nothing: the tiles were removed by 'medhpc clean'"
+        return f"nothing: {stitched}; 'medhpc clean' has removed the tiles, so another needs a new run"
     if found.at_work:
-        return f"wait: 'medhpc status {status.run} --watch' shows how its jobs go on"
-    return f"medhpc stitch {status.run} OUT" if status.complete else f"medhpc infer {status.run}"
+        return f"wait; 'medhpc status {status.run} --watch' shows how its jobs go on"
+    if not status.complete:
+        return f"medhpc infer {status.run}"
+    if status.result:
+        return f"nothing: {stitched}; 'medhpc clean {status.run}' removes the tiles"
+    return f"medhpc stitch {status.run} OUT"
 
 
 # --- watching ------------------------------------------------------------------------------------
