@@ -53,9 +53,9 @@ KEPT_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 # How an answer that never came reads; any other refusal of sbatch is about the job.
 NO_ANSWER = re.compile(
-    r"unable to contact|timed out|connection refused|connect failure|communication|transport endpoint"
-    r"|zero bytes were transmitted|message (receive|send) failure|receive_msg|backup controller|standby"
-    r"|temporarily un|munge|authentication|configuration file|could not establish|cluster.*not found",
+    r"unable to contact|timed out|connection refused|connect failure|communication (connection|shutdown) failure"
+    r"|transport endpoint|zero bytes were transmitted|message (receive|send) failure|receive_msg"
+    r"|standby mode|temporarily un|munge encode|authentication (credential|plugin)|configuration file",
     re.IGNORECASE,
 )
 ALREADY_GONE = re.compile(r"invalid job id specified|already complet", re.IGNORECASE)

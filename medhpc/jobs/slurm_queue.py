@@ -51,6 +51,8 @@ def parse_squeue(text: str) -> list[Job]:
     preamble, *records = text.split(BEGIN)
     if preamble.strip():
         raise ValueError(f"'{preamble.strip()[:60]}' is no line of squeue")
+    if not all(record.endswith("\n") for record in records):
+        raise ValueError("its last line has no end")
     return [_job(record.removesuffix("\n").split(SEPARATOR, 8)) for record in records]
 
 
