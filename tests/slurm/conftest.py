@@ -1,0 +1,76 @@
+"""Private SLURM clusters for the tests of this folder.
+
+All these tests run in one process of pytest-xdist (``--dist loadgroup``): they share a cluster, and they mostly wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import accounting
+import pytest
+from cluster import Cluster, missing_programs
+from configuration import Options
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """Skip where SLURM is missing; fail in CI, where nobody reads what was skipped."""
+    if missing := missing_programs():
+        reason = f"SLURM is not installed (no {', '.join(missing)}); see .ci/install_slurm.sh"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(slurm: None) -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Three nodes with processors only, one with GPUs, MaxArraySize 20; idle, and found by this process."""
+    with lent(shared_cluster):
+        yield shared_cluster
+
+
+@pytest.fixture
+def new_cluster(slurm: None) -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster with other :class:`Options`, for one test."""
+    with ExitStack() as stack:
+
+        def start(**options: int) -> Cluster:
+            if options.get("accounting") and (missing := missing_programs(accounting.PROGRAMS)):
+                pytest.skip(f"no accounting (no {', '.join(missing)})")
+            cluster = stack.enter_context(Cluster(Options(**options)))
+            stack.enter_context(lent(cluster))
+            return cluster
+
+        yield start
+
+
+@contextmanager
+def lent(cluster: Cluster) -> Iterator[None]:
+    """Let this process find the cluster; a test leaves no job on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SLURM_CONF", "PATH"):
+            patch.setenv(name, cluster.environment[name])
+        yield
+        left = cluster.jobs()
+        print(cluster.report())  # shown by pytest where the test fails
+        cluster.heal()
+        assert not left
