@@ -125,6 +125,7 @@ PLAN = {
     ],
     "note": "",
     "read_amplification": 1.404,
+    "unsplit_amplification": 1.404,
     "seconds": 12000.0,
     "seconds_per_tile": 600.0,
     "device": "cpu",
@@ -137,6 +138,14 @@ PLAN = {
     "free_bytes": 400e6,
     "free_inodes": 100,
 }
+
+
+def test_a_plan_says_what_too_little_memory_costs(capsys):
+    print_plan(PLAN | {"splits": True, "read_amplification": 61.3, "seconds": 2.2e-05, "seconds_per_tile": 2.2e-05})
+    out, _ = capsys.readouterr()
+    assert "work         61.3 voxels computed for each voxel written\n" in out
+    assert "computed in parts, each with its own halo (1.4 voxels with enough --memory)" in out
+    assert "time         under 1 s in one task on this machine (cpu, threads: 2); under 1 s a tile" in out
 
 
 def test_the_plan_on_paper(capsys):

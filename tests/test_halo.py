@@ -171,7 +171,7 @@ def test_a_halo_by_hand(tmp_path, halo, how):
     assert plan.halo.how == how and plan.halo.size == (int(halo),) * 3
     if how == "given":
         assert [row.halo for row in plan.halo.table] == [2]
-        assert plan.halo.max_error > TOLERANCE and "exceeds" in plan.halo.note
+        assert plan.halo.max_error > TOLERANCE and "--halo auto" in plan.halo.note
         assert plan.halo.table[0].work == pytest.approx((12 * 34 * 34) / (12 * 30 * 30))
     else:
         assert plan.halo.max_error == 0

@@ -20,12 +20,15 @@ from medhpc import errors
 from medhpc.errors import MedhpcError
 from medhpc.geometry import Box, Grid
 from medhpc.infer import infer
+from medhpc.infer.predict import _halve
 from medhpc.nets import Foreign, Identity
 from medhpc.run import Run
+from medhpc.run.blocks import SMALLEST
 from medhpc.run.folder import claimed
 from medhpc.run.plan import Plan, Stored
 from medhpc.tiling import summarize
 from medhpc.tiling import tile as plan_tiles
+from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.planning import requested
 from medhpc.tiling.size import BASE, block_voxels, choose_tile
 
@@ -452,6 +455,34 @@ def test_the_summary_is_what_happens(tmp_path_factory, data):
     assert told["read_amplification"] == pytest.approx(plan.grid.read_amplification)
     assert json.loads(json.dumps(told))["halo"] == list(plan.halo.size)
     assert told["free_bytes"] > 0 and told["free_inodes"] > 0
+
+
+def computed(core: Box, whole: Box, halo: tuple[int, int, int], most: int) -> int:
+    """Voxels computed for a core in halves, box by box, as the engine gets them."""
+    read = core.with_context(halo, (1, 1, 1), (1, 1, 1), whole)
+    if read.size <= most or max(core.shape) < 2 * SMALLEST:
+        return read.size
+    return sum(computed(half, whole, halo, most) for half in _halve(core, int(np.argmax(core.shape))))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_the_work_of_computing_in_parts_is_counted(data):
+    volume = tuple(data.draw(st.integers(1, 150)) for _ in range(3))
+    size = tuple(data.draw(st.integers(min(n, 17), n)) for n in volume)
+    halo = tuple(data.draw(st.integers(0, 40)) for _ in range(3))
+    most = data.draw(st.integers(1, 2 * math.prod(volume)))
+    whole = Box.whole(volume)
+    grid = Grid(volume, size, halo, whole)
+    assert computed_in_parts(grid, most) == sum(computed(each.write, whole, halo, most) for each in grid)
+
+
+def test_a_huge_halo_in_little_memory_says_what_it_costs(tmp_path):
+    source = write_tiff(tmp_path / "volume.tif", np.zeros((128, 128, 128), np.uint8))
+    plan = tile(source, tmp_path / "run", network=msd(), tile=(64, 64, 64), halo=48, memory=BASE + 8 * 2**20)
+    told = summarize(plan, tmp_path / "run")
+    assert told["splits"] and told["read_amplification"] > 20 > told["unsplit_amplification"]
+    assert told["seconds"] == pytest.approx(told["read_amplification"] * 128**3 * plan.cost.seconds_per_voxel)
 
 
 def test_the_work_of_blending_is_counted(tmp_path, source):

@@ -83,17 +83,26 @@ def _row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 
 
 def _cost(plan: Summary) -> dict[str, str]:
-    splits = "; a tile is computed in parts, to stay within it" if plan["splits"] else ""
     threads = f", threads: {plan['threads']}" if plan["device"] == "cpu" else ""
     return {
         "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
-        "work": f"{plan['read_amplification']:.3g} voxels computed for each voxel written",
+        "work": _work(plan),
         "time": f"{_predicted(plan['seconds'])} in one task on this machine ({plan['device']}{threads}); "
         f"{_predicted(plan['seconds_per_tile']).removeprefix('about ')} a tile",
-        "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}{splits}",
+        "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}",
         "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "
         f"free are {show.size(plan['free_bytes'])} and {plan['free_inodes']:,} inodes",
     }
+
+
+def _work(plan: Summary) -> str:
+    work = f"{plan['read_amplification']:.3g} voxels computed for each voxel written"
+    if plan["splits"]:
+        work += (
+            "\na tile does not fit in the memory: it is computed in parts, each with its own halo "
+            f"({plan['unsplit_amplification']:.3g} voxels with enough --memory)"
+        )
+    return work
 
 
 def _predicted(seconds: float) -> str:

@@ -9,10 +9,8 @@ import numpy as np
 from medhpc.engine import BlockTooLarge, TorchEngine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, Tile
-from medhpc.run.blocks import normalize
+from medhpc.run.blocks import SMALLEST, first_half, normalize
 from medhpc.run.plan import Plan
-
-SMALLEST = 16  # voxels: no half of a core is shorter
 
 # What the engine is asked for, by what is stored.
 ENGINE_KIND = {"probability": "probability", "argmax": "classes", "raw": "raw"}
@@ -89,7 +87,7 @@ def _predict_core(engine: TorchEngine, plan: Plan, block: np.ndarray, core: Box)
 
 def _halve(core: Box, axis: int) -> tuple[Box, Box]:
     """Cut a box in two along an axis, at a multiple of the smallest edge."""
-    middle = core.start[axis] + core.shape[axis] // 2 // SMALLEST * SMALLEST
+    middle = core.start[axis] + first_half(core.shape[axis])
     stop, start = list(core.stop), list(core.start)
     stop[axis] = start[axis] = middle
     return Box(core.start, (stop[0], stop[1], stop[2])), Box((start[0], start[1], start[2]), core.stop)

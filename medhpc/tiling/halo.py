@@ -122,14 +122,10 @@ class HaloProbe:
         """A halo chosen by hand, with its measured error."""
         row = self.row(halo)
         limit = self.tolerance(tolerance)
-        note = (
-            ""
-            if row.max_error * SAFETY < limit
-            else (
-                f"seams may show: the error {row.max_error:.2g}, doubled for safety, is not below the tolerance {limit:.2g}; "
-                "a larger --halo, or --halo auto, mends that"
-            )
-        )
+        note = ""
+        if row.max_error * SAFETY >= limit:
+            error = f"the error {row.max_error:.2g}, doubled for safety, is not below the tolerance {limit:.2g}"
+            note = f"seams may show: {error}; a larger --halo, or --halo auto, mends that"
         return self.result(halo, "given", limit, [row], note)
 
     def result(self, halo: int, how: str, tolerance: float, rows: Sequence[HaloRow], note: str = "") -> Halo:

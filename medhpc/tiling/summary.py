@@ -13,6 +13,7 @@ import numpy as np
 
 from medhpc.geometry import Grid
 from medhpc.run.plan import Plan
+from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.size import BASE
 
 
@@ -62,13 +63,14 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "halo_table": [asdict(row) for row in plan.halo.table],
         "note": plan.halo.note,
         "read_amplification": computed / plan.region.size,
+        "unsplit_amplification": plan.grid.read_amplification,
         "seconds": seconds,
         "seconds_per_tile": seconds / len(grid),
         "device": plan.cost.device,
         "threads": plan.cost.threads,
         "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
         "memory_limit_bytes": plan.cost.memory,
-        "splits": largest < max_read(plan),
+        "splits": splits(plan),
         "output_bytes": stored,
         "output_files": shards,
         "free_bytes": disk.free,
@@ -85,10 +87,15 @@ def max_read(plan: Plan) -> int:
     return math.prod(extents)
 
 
+def splits(plan: Plan) -> bool:
+    """Whether a tile with its halo does not fit in the memory, so that it is computed in parts."""
+    return plan.blend.mode == "none" and max_read(plan) > plan.cost.block_voxels
+
+
 def computed_voxels(plan: Plan) -> int:
     """Voxels that the network computes for all tiles together."""
     if plan.blend.mode == "none":
-        return plan.grid.read_voxels()
+        return computed_in_parts(plan.grid, plan.cost.block_voxels) if splits(plan) else plan.grid.read_voxels()
     return plan.windows.voxels_touching(plan.grid)
 
 
