@@ -64,6 +64,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._committed: float | None = None  # when, by the monotonic clock
+        self._cpu: float | None = None  # processor seconds by then
         self._failures_told: set[str] = set()  # kinds whose traceback stands in the ledger
         try:
             text = (self.folder / "plan.json").read_bytes()
@@ -152,8 +153,9 @@ class Run:
         """
         with room_and_rights(self.shards.folder):
             digest, stored = self.shards.write(tile.write, values)
-        now = time.monotonic()
+        now, cpu = time.monotonic(), time.process_time()
         before, self._committed = self._committed, now
+        cpu_before, self._cpu = self._cpu, cpu
         self.ledger.append(
             self._record(
                 tile,
@@ -162,6 +164,7 @@ class Run:
                 voxels=tile.write.size,
                 seconds=round(now - began, 4),
                 interval=round(now - (before or began), 4),
+                cpu=round(cpu - (cpu_before or cpu), 4),
                 peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             )
         )

@@ -34,6 +34,7 @@ class Record:
     voxels: int = 0  # in the write box
     seconds: float = 0.0  # from read to commit
     interval: float = 0.0  # seconds since this process's commit before: what a tile costs while a task runs
+    cpu: float = 0.0  # processor seconds of the process since then; 0 for its first tile
     peak_memory: int = 0  # bytes, of the process so far
     host: str = ""
     job: str = ""

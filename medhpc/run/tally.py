@@ -42,6 +42,8 @@ class Tally:
         When it was last stored, when it last failed, when its stored bytes were last found damaged.
     seconds : float64
         What the tile cost in its running task: from the task's commit before to its own.
+    cpu : float64
+        Processor seconds in that time; 0 where they were not measured.
     stored : int64
         Bytes.
     memory : int64
@@ -54,7 +56,7 @@ class Tally:
 
     def __init__(self, run: Run) -> None:
         total = len(run.plan.grid)
-        self.committed, self.failed, self.lost, self.seconds = (np.zeros(total) for _ in range(4))
+        self.committed, self.failed, self.lost, self.seconds, self.cpu = (np.zeros(total) for _ in range(5))
         self.stored, self.memory = (np.zeros(total, np.int64) for _ in range(2))
         self.host, self.job, self.failure = (np.zeros(total, np.int32) for _ in range(3))
         self.hosts: dict[str, int] = {}
@@ -118,6 +120,7 @@ class Tally:
         columns = {
             "committed": times,
             "seconds": [record.get("interval") or record.get("seconds", 0.0) for record in records],
+            "cpu": [record.get("cpu", 0.0) for record in records],
             "stored": [record.get("stored", 0) for record in records],
             "memory": [record.get("peak_memory", 0) for record in records],
             "host": [self.hosts.setdefault(record.get("host", ""), len(self.hosts)) for record in records],
