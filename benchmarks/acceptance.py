@@ -126,27 +126,38 @@ def tune(image: np.ndarray, truth: np.ndarray, levels: Sequence[tuple[float, flo
 
 
 def ct(work: Work) -> None:
-    """Bone in a body CT: one side trains, the other judges; then a whole body, and a DICOM series."""
+    """Bone in a body CT: one side trains, the other judges; then a whole body, and a DICOM series.
+
+    Hounsfield units mean the same in every scan, so they are normalised as those of the training.
+    """
     folder = work.data / "ct"
     image, truth = folder / "example_ct_sm.nii.gz", folder / "example_ct_sm_seg.nii.gz"
     network, bone = work / "bone.safetensors", "bone=26-50,92-116"
+    using = ("--network", network, "--normalize", "network")
     half = ("--region", ":,:,:61")
     training = ("--out", network, "--classes", bone, *half, "--minutes", work.minutes)
     work.medhpc("train", "msd", image, truth, *training, name="train")
     small = work / "small.nii.gz"
-    work.medhpc("run", image, small, "--network", network, name="run")
+    work.medhpc("run", image, small, *using, name="run")
     judged = ("--region", ":,:,61:", "--classes", bone, "--as", "mask")
     work.judge(small, truth, *judged, name="other_side")
     body = work / "body.nii.gz"
-    work.medhpc("run", folder / "example_ct.nii.gz", body, "--network", network, name="body")
+    work.medhpc("run", folder / "example_ct.nii.gz", body, *using, name="body")
     series = folder / "dicom"
     work.medhpc("info", series, name="dicom_info")
     work.medhpc("convert", series, work / "dicom.nii.gz")
-    work.medhpc("run", series, work / "dicom_bone.nii.gz", "--network", network, name="dicom_run")
+    work.medhpc("run", series, work / "dicom_bone.nii.gz", *using, name="dicom_run")
     scan, found = whole(folder / "example_ct.nii.gz").clip(-200, 800), whole(body)
+    sides = {"CT": whole(image).clip(-200, 800), "truth": bones(whole(truth)), "bone": whole(small)}
+    draw(work / "small.png", sides, planes=(4, 11, 18, 25))
     draw(work / "body.png", {"CT": scan, "bone": found}, planes=(20, 45, 70, 95))
     slices = {"DICOM": whole(work / "dicom.nii.gz").clip(-200, 800), "bone": whole(work / "dicom_bone.nii.gz")}
     draw(work / "dicom.png", slices, planes=(4, 10, 16))
+
+
+def bones(labels: np.ndarray) -> np.ndarray:
+    """The bones of a label map of TotalSegmentator: vertebrae, ribs and sternum."""
+    return ((labels >= 26) & (labels <= 50)) | ((labels >= 92) & (labels <= 116))
 
 
 def cells3d(work: Work) -> None:

@@ -61,6 +61,15 @@ def test_saved_network_comes_back(tmp_path, network):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
+def test_windows_are_kept_and_files_without_them_are_read(tmp_path):
+    network = MSD(2, 2, 3, window=[None, (-0.5, 1.25)])
+    network.save(tmp_path / "net.safetensors")
+    assert nets.load(tmp_path / "net.safetensors").window == (None, (-0.5, 1.25))
+    older = about(network)
+    del older["architecture"]["window"]
+    assert nets.load(write(tmp_path / "old.safetensors", network.state_dict(), older)).window is None
+
+
 def test_umask_is_respected(tmp_path, network):
     before = os.umask(0o027)
     try:

@@ -143,6 +143,10 @@ def test_inference_memory_is_one_buffer(monkeypatch):
         ({"dilations": []}, "dilations"),
         ({"dilations": [0]}, "dilations"),
         ({"in_channels": "1"}, "in_channels"),
+        ({"window": [(0, 1), None]}, "window"),
+        ({"window": [(1, 1)]}, "window"),
+        ({"window": [(0, float("nan"))]}, "window"),
+        ({"window": ["01"]}, "window"),
     ],
 )
 def test_impossible_networks_are_refused(options, word):
@@ -156,6 +160,19 @@ def test_impossible_networks_are_refused(options, word):
 def test_inputs_that_do_not_fit_are_refused(shape, word):
     with pytest.raises(NetworkMismatch, match=word):
         MSD(1, 1, depth=10)(torch.zeros(shape))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-3, 3), st.floats(0.1, 4))
+def test_a_window_is_clipping_and_stretching_before_the_network(low, length):
+    high = low + length
+    windowed, plain = (lively(MSD(2, 2, 3, window=window)) for window in ([None, (low, high)], None))
+    x = torch.randn(1, 2, 6, 7, 8) * 2
+    seen = x.clone()
+    seen[:, 1] = (x[:, 1].clamp(low, high) - low) / length * 6 - 3
+    with torch.no_grad():
+        assert torch.allclose(windowed(x), plain(seen), atol=1e-3, rtol=1e-3)
+    assert windowed.n_parameters == plain.n_parameters
 
 
 def test_thinnest_input_works():

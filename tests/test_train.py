@@ -211,6 +211,22 @@ def test_several_volumes_channels_and_classes(tmp_path, cells):
     assert len(network.card.normalization["mean"]) == 2
 
 
+def test_faint_objects_beside_a_great_step_are_learnt(tmp_path, cells):
+    """As bone in a CT: the volume's deviation is that of air and body, ten times the contrast of the objects."""
+    with h5py.File(cells) as file:
+        image, labels = file["raw"][:].astype(np.float32), file["labels"][:]
+    image[:, 22:] -= 9000
+    labels[:, 22:] = 0
+    path = write(tmp_path / "body.h5", raw=image, labels=labels)
+    result = train_msd([(f"{path}:/raw", f"{path}:/labels")], tmp_path / "net.safetensors", steps=120, **QUICK)
+    network = nets.load(result.network)
+    assert network.window is not None
+    x = torch.from_numpy((image - image.mean()) / image.std())[None, None]
+    with torch.no_grad():
+        found = network(x)[0].argmax(0).numpy() > 0
+    assert 2 * (found & (labels > 0)).sum() / (found.sum() + (labels > 0).sum()) > 0.65
+
+
 def test_without_validation_the_last_weights_are_kept(tmp_path, cells):
     out = tmp_path / "net.safetensors"
     result = train_msd([(f"{cells}:/raw", f"{cells}:/labels")], out, steps=12, validation=0, **QUICK)

@@ -17,11 +17,12 @@ from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
 from medhpc.train.checkpoint import State
 from medhpc.train.depth import depth_for_steps
-from medhpc.train.examples import around, open_examples, pooled, split
+from medhpc.train.examples import around, check_room, fairest, open_examples, pooled, splits
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import draw_patch
 from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
+from medhpc.train.window import object_window
 
 
 class Labels:
@@ -118,11 +119,43 @@ def test_anchors_of_labels_are_a_fair_draw(monkeypatch):
 def test_validation_never_meets_training(data):
     shape = tuple(data.draw(st.integers(30, 90)) for _ in range(3))
     region = Box((3, 4, 5), tuple(a + n for a, n in zip((3, 4, 5), shape, strict=True)))
-    train, held = split(region, data.draw(st.floats(0.05, 0.3)), (11, 11, 11), "v", data.draw(st.booleans()))
-    assert region.contains(train) and region.contains(held)
-    assert not train.grow((1, 1, 1)).intersection(held).size  # a gap is between them
-    assert all(n >= 11 for n in (*train.shape, *held.shape))
-    assert split(region, 0, (11, 11, 11), "v") == (region, None)
+    choices = splits(region, data.draw(st.floats(0.05, 0.3)), (11, 11, 11), "v")
+    for train, held in choices:
+        assert region.contains(train) and region.contains(held)
+        assert not train.grow((1, 1, 1)).intersection(held).size  # a gap is between them
+        assert all(n >= 11 for n in (*train.shape, *held.shape))
+    longest = int(np.argmax(shape))
+    assert choices[0][1].stop == region.stop and choices[0][1].shape[longest] < shape[longest]
+    assert all(3 * train.size >= 2 * region.size for train, _ in choices[2:])  # other axes cost little
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_what_is_held_out_has_objects_and_leaves_some(seed, number):
+    """Whatever the objects' places: the choice judges and teaches if any does, and no other one is fairer by far."""
+    rng = np.random.default_rng(seed)
+    objects = rng.normal(rng.uniform(0, 60, 3), rng.uniform(1, 30), (number, 3)).round().clip(0, 59).astype(np.int64)
+    choices = splits(Box.whole((60, 60, 60)), 0.15, (5, 5, 5), "v")
+
+    def counts(choice):
+        return [int(((objects >= box.start) & (objects < box.stop)).all(1).sum()) for box in choice]
+
+    def unfairness(choice):
+        return abs(np.log2(counts(choice)[1] / number / 0.15))
+
+    useful = [choice for choice in choices if all(counts(choice))]
+    chosen = fairest(choices, objects, 0.15)
+    if useful:
+        assert chosen in useful
+        assert unfairness(chosen) <= max(1, min(map(unfairness, useful)))
+    else:
+        assert chosen == choices[0]
+
+
+def test_too_small_a_region_is_refused_without_validation_too():
+    check_room(Box.whole((5, 5, 5)), (5, 5, 5), "v")
+    with pytest.raises(BadTruth, match="too small: 4 x 5 x 5 voxels"):
+        check_room(Box.whole((4, 5, 5)), (5, 5, 5), "v")
 
 
 @settings(max_examples=100, deadline=None)
@@ -196,6 +229,65 @@ def test_validation_comes_from_the_end_that_holds_objects(tmp_path):
     with ExitStack() as files:
         (example,) = open_examples([(f"{path}:/raw", f"{path}:/labels")], Options(), (5, 5, 5), files)
         assert example.validation.start[2] == 0 and example.train.stop[2] == 90
+
+
+def test_thin_slabs_are_judged_amid_their_surroundings(tmp_path):
+    with ExitStack() as files:
+        (example,) = open_examples([memory_pair(tmp_path)], Options(), (5, 5, 5), files)
+        ((image, targets),) = example.held_out()
+        assert image.shape[1:] == targets.shape == example.region.shape  # all of it is within 48 voxels
+        judged = np.zeros(targets.shape, bool)
+        judged[example.validation.slices] = True
+        whole_image, whole_targets = example.read(example.region)
+        assert np.array_equal(image, whole_image)
+        assert np.array_equal(targets, np.where(judged, whole_targets, IGNORE))
+
+
+# --- the window of intensities --------------------------------------------------------------------
+
+
+def faint_pair(tmp_path, step, faint=0.2):
+    """Objects a fifth of `step` above what is around them, in a half that lies a `step` above the other half."""
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    labels = np.zeros((24, 40, 60), np.uint8)
+    labels[4:20, 6:14, 36:44], labels[6:18, 24:34, 46:54] = 1, 2
+    image = np.full(labels.shape, 100.0) + rng.normal(0, 10, labels.shape)
+    image[:, :, 20:] += step
+    image += (labels > 0) * step * faint
+    path = tmp_path / "faint.h5"
+    with h5py.File(path, "w") as file:
+        file["raw"], file["labels"] = image.astype(np.float32), labels
+    return f"{path}:/raw", f"{path}:/labels"
+
+
+def window_of(pair, **options):
+    with ExitStack() as files:
+        examples = open_examples([pair], Options(**options), (5, 5, 5), files)
+        window = object_window(examples, 0)
+        assert window == object_window(examples, 0)
+        return window, examples[0].statistics
+
+
+def test_faint_objects_are_looked_at_through_a_window(tmp_path):
+    window, statistics = window_of(faint_pair(tmp_path, step=1000.0))
+    low, high = (end * statistics.std[0] + statistics.mean[0] for end in window[0])
+    # Objects at 1300 and their surroundings at 1100: the mean is 1200, the deviation 100.
+    assert low == pytest.approx(900, abs=60) and high == pytest.approx(1500, abs=60)
+
+
+def test_the_window_follows_the_unit_of_the_intensities(tmp_path):
+    window, _ = window_of(faint_pair(tmp_path, step=1000.0))
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "faint.h5", "a") as file:
+        file["raw"][...] = file["raw"][...] * 7 - 300
+    again, _ = window_of((f"{tmp_path}/faint.h5:/raw", f"{tmp_path}/faint.h5:/labels"))
+    assert np.allclose(window, again, atol=1e-3)
+
+
+@pytest.mark.parametrize("faint", [1.0, 3.0])
+def test_objects_as_bright_as_the_volume_varies_need_no_window(tmp_path, faint):
+    assert window_of(faint_pair(tmp_path, step=1000.0, faint=faint))[0] is None
 
 
 @pytest.mark.parametrize(

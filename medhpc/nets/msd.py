@@ -15,6 +15,11 @@ from medhpc.nets.card import NetworkCard, default_classes
 from medhpc.nets.files import save_network
 from medhpc.nets.visits import maps_in_place, maps_with_gradient, visits
 
+Window = tuple[float, float]
+"""Lowest and highest intensity that a network tells from lower and higher ones."""
+WINDOW_EDGE = 3.0
+"""What the ends of a window become: three deviations of what lies around its middle."""
+
 
 class MSD(nn.Module):
     """The network of Pelt & Sethian, "A mixed-scale dense convolutional neural network", PNAS 115 (2018) 254.
@@ -36,6 +41,9 @@ class MSD(nn.Module):
         Taken in turn by the maps; 1 to 10 by default.
     padding : {"reflect", "zero"}
         "reflect" does not repeat the edge voxel.
+    window : sequence of (low, high) or None, optional
+        One per input channel: the intensities between which the objects differ from what is around them. The channel
+        is clipped to them and they become -3 and 3; a channel of None is taken as it is.
 
     Input is (N, in_channels, z, y, x), or (N, in_channels, y, x) for ``ndim=2``; the result has out_channels instead.
 
@@ -56,11 +64,13 @@ class MSD(nn.Module):
         ndim: int = 3,
         dilations: Sequence[int] | None = None,
         padding: str = "reflect",
+        window: Sequence[Window | None] | None = None,
     ) -> None:
         super().__init__()
         _check_numbers(in_channels, out_channels, depth, width, ndim, padding)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.depth, self.width, self.ndim, self.padding = depth, width, ndim, padding
+        self.window = _check_window(window, in_channels)
         turn = _check_dilations(dilations)
         self.dilations = tuple(turn[m % len(turn)] for m in range(depth * width))
         self.visits = list(visits(in_channels, width, self.dilations))
@@ -117,9 +127,21 @@ class MSD(nn.Module):
 
     def _scores(self, planes: Tensor) -> Tensor:
         """(in_channels, planes, y, x) -> (out_channels, planes, y, x)."""
+        planes = self._through_window(planes)
         maps = (maps_with_gradient if torch.is_grad_enabled() else maps_in_place)(self, planes)
         scores = self.head_weight @ maps.flatten(1) + self.head_bias[:, None]
         return scores.unflatten(1, maps.shape[1:])
+
+    def _through_window(self, planes: Tensor) -> Tensor:
+        """Clip and stretch the channels that have a window; shapes as given."""
+        if self.window is None:
+            return planes
+        seen = planes.clone()
+        for channel, window in enumerate(self.window):
+            if window is not None:
+                low, high = window
+                seen[channel] = (planes[channel].clamp(low, high) - (low + high) / 2) * (2 * WINDOW_EDGE / (high - low))
+        return seen
 
     def weight_between(self, targets: Sequence[int], first: int, stop: int) -> Tensor:
         """Kernels from channels ``first:stop`` to some maps: (targets, stop - first, 3 or 1 in z, 3, 3)."""
@@ -138,6 +160,7 @@ class MSD(nn.Module):
             "ndim": self.ndim,
             "dilations": list(self.dilations),
             "padding": self.padding,
+            "window": self.window and [window and list(window) for window in self.window],
         }
 
     def save(self, path: str | Path) -> None:
@@ -194,3 +217,18 @@ def _check_dilations(dilations: Sequence[int] | None) -> tuple[int, ...]:
     if not turn or not all(isinstance(s, int) and 1 <= s <= 1000 for s in turn):
         raise BadNetwork(f"dilations {list(turn)!r} of an MS-D network: expected whole numbers from 1 to 1000")
     return turn
+
+
+def _check_window(window: Sequence[Window | None] | None, channels: int) -> tuple[Window | None, ...] | None:
+    if window is None:
+        return None
+    if not isinstance(window, list | tuple) or len(window) != channels or not all(map(_is_window, window)):
+        raise BadNetwork(f"window {window!r} of an MS-D network: expected low and high, or None, for each channel")
+    return tuple(None if ends is None else (float(ends[0]), float(ends[1])) for ends in window)
+
+
+def _is_window(ends: Any) -> bool:
+    if ends is None:
+        return True
+    numbers = isinstance(ends, list | tuple) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+    return numbers and bool(-math.inf < ends[0] < ends[1] < math.inf)

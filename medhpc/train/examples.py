@@ -2,7 +2,7 @@
 
 ::
 
-    region   |<------------- train ------------->|  gap  |<- validation ->|     along its longest axis
+    region   |<------------- train ------------->|  gap  |<- validation ->|     along one axis
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from medhpc.blocks import blocks
 from medhpc.errors import BadOption, BadTruth, NonFinite
 from medhpc.geometry import Box, Index, parse_region
 from medhpc.train.options import Options
-from medhpc.train.truth import Anchors, Targets, Truth, open_truth
+from medhpc.train.truth import IGNORE, Anchors, Targets, Truth, open_truth
 from medhpc.volume import Statistics, Volume, open_volume
 
 CACHE_BYTES = 2 * 2**30
 """Regions up to this size (all examples together) are read once and kept."""
 VALIDATION_BLOCK = 96
 MOST_VALIDATION_BLOCKS = 16
+LEAST_JUDGED = 48
+"""Held-out slabs thinner than this many voxels are judged amid what lies beside them, as they will be seen later."""
+MOST_HELD_OUT = 1 / 3
 
 Patch = tuple[NDArray[np.float32], Targets]
 """Normalised image (channels, z, y, x) and targets (z, y, x)."""
@@ -75,7 +78,18 @@ class Example:
             raise NonFinite(f"{self.volume.path}: NaN or infinity in {box} (z, y, x); mend the volume first")
         return normalised, targets
 
-    def validation_boxes(self) -> list[Box]:
+    def held_out(self) -> list[Patch]:
+        """What the network is judged on; voxels outside the held-out slab are context, and ignored."""
+        judged = []
+        for box in self._validation_boxes():
+            around_it = box.at_least((LEAST_JUDGED,) * 3, self.region)
+            image, targets = self.read(around_it)
+            known = np.full(around_it.shape, IGNORE, np.uint8)
+            known[box.relative_to(around_it).slices] = targets[box.relative_to(around_it).slices]
+            judged.append((image, known))
+        return judged
+
+    def _validation_boxes(self) -> list[Box]:
         """What is judged: the held-out slab, or blocks of it around objects and background in turn."""
         if self.validation is None:
             return []
@@ -89,20 +103,18 @@ class Example:
         return [around(voxel, block, self.validation, (0.5,) * 3) for voxel in voxels]
 
     def _hold_out(self, minimum: Index, options: Options) -> None:
-        """Split the region, at the end that leaves objects in both parts, and more of them to be judged by."""
-
-        def held(at_end: bool) -> tuple[Box, Box | None, Anchors, Anchors]:
-            train, validation = split(self.region, options.validation, minimum, self.volume.path, at_end)
-            rng = np.random.default_rng(options.seed)
-            anchors = self._truth.anchors(train, rng)
-            return train, validation, anchors, self._truth.anchors(validation, rng) if validation else {}
-
-        def objects(choice: tuple[Box, Box | None, Anchors, Anchors]) -> tuple[bool, int]:
-            _, _, anchors, judged = choice
-            return has_objects(anchors), sum(len(voxels) for number, voxels in judged.items() if number)
-
-        choices = [held(True), held(False)] if options.validation else [held(True)]
-        self.train, self.validation, self.anchors, self.judged = max(choices, key=objects)
+        """Split the region where the held-out part has about its share of the objects."""
+        rng = np.random.default_rng(options.seed)
+        if not options.validation:
+            self.train, self.validation = self.region, None
+            check_room(self.region, minimum, self.volume.path)
+        else:
+            choices = splits(self.region, options.validation, minimum, self.volume.path)
+            objects = [voxels for number, voxels in self._truth.anchors(self.region, rng).items() if number]
+            voxels = np.concatenate([np.empty((0, 3), np.int64), *objects])
+            self.train, self.validation = fairest(choices, voxels, options.validation)
+        self.anchors = self._truth.anchors(self.train, rng)
+        self.judged = self._truth.anchors(self.validation, rng) if self.validation else {}
         if not has_objects(self.anchors):
             raise BadTruth(f"{self.volume.path}: no object in {self.train} (z, y, x), the part to learn from")
         if 0 not in self.anchors:
@@ -156,29 +168,55 @@ def open_examples(
     return examples
 
 
-def split(region: Box, fraction: float, minimum: Index, path: str, at_end: bool = True) -> tuple[Box, Box | None]:
-    """Hold out one end of the region's longest axis, with a gap so that few objects lie in both parts.
+def splits(region: Box, fraction: float, minimum: Index, path: str) -> list[tuple[Box, Box]]:
+    """All ways to hold out one end of an axis, as (train, validation), the longest axis and its far end first.
+
+    A gap lies between the two, so that few objects are in both. Other axes than the longest are there only where they
+    cost no more than `MOST_HELD_OUT` of the region: on a short axis the network's padding asks for a thick slab.
 
     Raises
     ------
     BadTruth
-        One of the parts would be thinner than the network's padding allows.
+        Not even along the longest axis are both parts as long as the network's padding needs.
     """
-    axis = int(np.argmax(region.shape))
-    length = region.shape[axis]
-    held = max(round(length * fraction), minimum[axis]) if fraction else 0
-    gap = min(16, max(2, length // 16)) if fraction else 0
-    rest = length - held - gap
-    train = _cut(region, axis, 0, rest) if at_end else _cut(region, axis, length - rest, length)
+    choices: list[tuple[Box, Box]] = []
+    for axis in sorted(range(3), key=lambda axis: -region.shape[axis]):
+        length = region.shape[axis]
+        held = max(round(length * fraction), minimum[axis])
+        gap = min(16, max(2, length // 16))
+        rest = length - held - gap
+        if choices and (held + gap > MOST_HELD_OUT * length or rest < minimum[axis]):
+            continue
+        left = f"after holding out {held + gap} planes along {'zyx'[axis]} for validation, "
+        check_room(_cut(region, axis, 0, rest), minimum, path, left)
+        choices.append((_cut(region, axis, 0, rest), _cut(region, axis, length - held, length)))
+        choices.append((_cut(region, axis, length - rest, length), _cut(region, axis, 0, held)))
+    return choices
+
+
+def fairest(choices: Sequence[tuple[Box, Box]], objects: NDArray[np.int64], fraction: float) -> tuple[Box, Box]:
+    """The first way to hold out a slab that has its share of the objects' voxels (n, 3), to a factor of two.
+
+    Where there is none, the one that comes nearest. A slab with none of them judges nothing, one with all leaves
+    nothing to learn from.
+    """
+
+    def unfairness(choice: tuple[Box, Box]) -> float:
+        train, validation = (((objects >= box.start) & (objects < box.stop)).all(1).sum() for box in choice)
+        if not train or not validation:
+            return np.inf
+        return max(1.0, abs(float(np.log2(validation / len(objects) / fraction))))
+
+    return min(choices, key=unfairness)
+
+
+def check_room(train: Box, minimum: Index, path: str, why: str = "") -> None:
+    """Refuse to learn from less than the network's padding needs; `why` says what was taken away."""
     if any(n < least for n, least in zip(train.shape, minimum, strict=True)):
         raise BadTruth(
-            f"{path}: region {region} is too small: after holding out {held + gap} planes along {'zyx'[axis]} for "
-            f"validation, {' x '.join(map(str, train.shape))} voxels are left; the network needs "
-            f"{' x '.join(map(str, minimum))} (a 2D network, --ndim 2, needs one plane; less depth needs less)"
+            f"{path}: the region is too small: {why}{' x '.join(map(str, train.shape))} voxels are left; the network "
+            f"needs {' x '.join(map(str, minimum))} (a 2D network, --ndim 2, needs one plane; less depth needs less)"
         )
-    if not fraction:
-        return train, None
-    return train, _cut(region, axis, length - held, length) if at_end else _cut(region, axis, 0, held)
 
 
 def around(voxel: NDArray[np.int64], shape: Index, bounds: Box, place: Sequence[float]) -> Box:

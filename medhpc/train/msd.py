@@ -36,6 +36,7 @@ from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.results import Standing, TrainingResult
 from medhpc.train.truth import IGNORE, NEAR_WEIGHT
+from medhpc.train.window import object_window
 from medhpc.volume import open_volume
 
 LEARNING_RATE = 1e-2
@@ -108,7 +109,8 @@ def train_msd(
     minutes, steps
         The budget, one of them; 10 minutes by default.
     validation : float
-        Share of the region, at the end of its longest axis, that is held out to judge the network; 0 for none.
+        Share of the region that is held out to judge the network, at that end of an axis (the longest, if it can be)
+        which has about the same share of the objects; 0 for none.
     seed : int
         Of the weights and the patches.
     device, threads
@@ -171,7 +173,7 @@ def _train(
         restore(state, out)
     resumed_at = state.step
     judging = engines.TorchEngine(state.network, device)  # shares the weights
-    held_out = [example.read(box) for example in examples for box in example.validation_boxes()]
+    held_out = [patch for example in examples for patch in example.held_out()]
 
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
     began = time.perf_counter() - state.seconds
@@ -209,7 +211,8 @@ def begin(examples: Sequence[Example], options: Options, depth: int, device: tor
     """A network with fresh weights, and its optimizer."""
     torch.manual_seed(options.seed)
     channels, classes = examples[0].volume.channels, len(options.class_names)
-    network = MSD(channels, classes, depth, options.width, options.ndim).to(device)
+    window = object_window(examples, options.seed)
+    network = MSD(channels, classes, depth, options.width, options.ndim, window=window).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=computed_in(options, device) == torch.float16)
     return State(network=network, optimizer=optimizer, scaler=scaler)
