@@ -12,9 +12,10 @@ demo: .venv/.user
 # Everything needed to change medhpc.
 dev: .venv/.developer
 
-# All tests, one process per core; each computes on one thread.
+# All tests, one process per core; each computes on one thread. SLURM is installed for them where that may be done.
 test: .venv/.developer
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto
+	.ci/install_slurm.sh
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadgroup
 
 # Style, format, types, layers, shell.
 lint: .venv/.developer
@@ -22,7 +23,7 @@ lint: .venv/.developer
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/shellcheck .ci/run slurm_templates/*.sbatch
+	.venv/bin/shellcheck .ci/run .ci/install_slurm.sh slurm_templates/*.sbatch
 
 .venv/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
