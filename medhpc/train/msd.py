@@ -105,7 +105,9 @@ def train_msd(
     patch : str or (z, y, x)
         Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped to what there is.
     normalize : {"volume", "network"}
-        Intensities by each volume's own mean and deviation, or by those of all volumes together.
+        Intensities by each volume's own mean and deviation, or by those of all volumes together. Objects that differ
+        from what is around them by much less are looked at through a window (:mod:`medhpc.train.window`); for numbers
+        that mean the same in every volume (CT), plan runs with ``normalize="network"`` then, so that it stays in place.
     minutes, steps
         The budget, one of them; 10 minutes by default.
     validation : float
