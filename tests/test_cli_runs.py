@@ -55,6 +55,27 @@ def test_a_run_from_plan_to_clean_up(medhpc):
     assert (Path("cells.ome.zarr") / "zarr.json").exists() and Path("cells.csv").exists()
     code, out, err = medhpc("clean", "a.run")
     assert code == 0 and out.endswith("freed in a.run\n")
+    code, out, _ = medhpc("status", "a.run")
+    assert code == 0 and "state  cleaned; its result is cells.ome.zarr\n" in out and "100 %" not in out
+
+
+def test_where_nothing_is_found_a_hint_says_what_to_try(medhpc):
+    medhpc("tile", "volume.tif", "n.run", *TILE, "--halo", "exact")
+    medhpc("infer", "n.run", "--threads", "1")
+    code, out, err = medhpc("stitch", "n.run", "empty.tif", "--as", "labels", "--threshold", "1")
+    assert (code, err) == (0, "")
+    assert "below the threshold 1; try a lower --threshold" in out
+    assert json.loads(medhpc("stitch", "n.run", "empty.tif", "--threshold", "1", "--json")[1])["found"] is False
+
+
+@pytest.mark.parametrize("out", ["copy.h5", "copy.h5:/a", "copy.ome.zarr", "copy.nii.gz"])
+def test_convert_says_what_it_wrote(medhpc, out):
+    code, told, err = medhpc("convert", "volume.tif", out, "--voxel-size", "5,2,2")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in told.replace("voxel size", "voxels").splitlines())
+    assert lines["written"].startswith(f"{out}, ") and lines["written"].endswith("kB on disk")
+    assert lines["shape"].startswith("40 x 64 x 64 voxels") and lines["dtype"] == "uint16"
+    assert lines["voxels"] == "5 x 2 x 2 um"
 
 
 def test_json_of_every_step(medhpc):

@@ -205,6 +205,15 @@ def test_a_threshold_makes_a_mask_of_an_image(write):
     assert (found.result_kind, found.dice) == ("mask", 1)
 
 
+def test_an_empty_result_is_told(write):
+    truth = write("truth.tif", np.pad(np.ones((4, 4, 4), np.uint8), 4))
+    mask, image = np.zeros((12, 12, 12), np.uint8), np.full((12, 12, 12), 0.4, np.float32)
+    for array, options in ((mask, {"kind": "mask"}), (image, {"threshold": 0.5})):
+        found = evaluate(write("result.tif", array), truth, **options)
+        assert found.dice == 0 and any("try a lower --threshold" in note for note in found.notes)
+    assert evaluate(truth, truth).notes == ()
+
+
 def test_only_the_region_counts(write):
     result = three_cells()
     result[6:] = 0

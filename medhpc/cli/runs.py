@@ -50,6 +50,9 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
 def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
     """Put the tiles of RUN together and write OUT, in the format of its suffix; refuses while tiles are missing.
 
+    --as probability writes one number a voxel (a channel for each class): 0 to 255, p = number / 255. From a run with
+    --dtype float16 it is p itself.
+
     \b
       medhpc stitch brain.run mask.tif
       medhpc stitch brain.run cells.ome.zarr --as labels --split --min-size 50 --objects cells.csv
@@ -121,4 +124,14 @@ def _stitched(result: StitchResult) -> dict[str, str]:
         lines["objects"] = f"{result.objects:,}" + (f", listed in {result.table}" if result.table else "")
     if result.left_whole:
         lines["objects"] += f"; {result.left_whole:,} too large to be split"
-    return lines
+    return lines if result.found else lines | {"note": _nothing(result)}
+
+
+def _nothing(result: StitchResult) -> str:
+    """Why there may be nothing in a result, and what to try."""
+    if result.threshold is None or result.largest is None:
+        return "every voxel is 0"
+    if result.largest < result.threshold:
+        nearest = f"the largest number of any voxel is {result.largest:.2g}, below the threshold {result.threshold:g}"
+        return f"nothing found: {nearest}; try a lower --threshold, or train the network longer"
+    return f"nothing found, though some voxels reach {result.largest:.2g}: try a lower --min-size or --smooth"

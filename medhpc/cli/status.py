@@ -53,6 +53,8 @@ def status(run: str, verify: bool, watch: bool, as_json: bool) -> None:
 
 def page(found: Progress, width: int, height: int, *, colour: bool = False) -> list[str]:
     """All that is printed, as lines; the map has `width` columns and `height` lines at most."""
+    if found.status.cleaned:
+        return show.aligned(_cleaned(found.status))
     drawn = tile_map(found.states, width - 2, height).lines(colour=colour)
     facts = _tiles(found) | _pace(found.status) | _work(found)
     return [
@@ -69,6 +71,17 @@ def _in_colour() -> bool:
 
 
 # --- facts ---------------------------------------------------------------------------------------
+
+
+def _cleaned(status: Status) -> dict[str, str]:
+    """Of a run whose tiles `clean` has removed."""
+    result = f"its result is {show.path(status.result)}" if status.result else "no result of it is left"
+    return {
+        "run": status.run,
+        "tiles": f"{status.done:,} of {status.total:,} were done",
+        "state": f"cleaned; {result}",
+        "next": "nothing: plan and ledger stand; another result needs a new run",
+    }
 
 
 def _tiles(found: Progress) -> dict[str, str]:
@@ -144,15 +157,12 @@ def _work(found: Progress) -> dict[str, str]:
 
 def _next_step(found: Progress) -> str:
     status = found.status
-    stitched = f"the result is {show.path(status.result)}" if status.result else "no result is left of it"
-    if status.cleaned:
-        return f"nothing: {stitched}; 'medhpc clean' has removed the tiles, so another needs a new run"
     if found.at_work:
         return f"wait; 'medhpc status {status.run} --watch' shows how its jobs go on"
     if not status.complete:
         return f"medhpc infer {status.run}"
     if status.result:
-        return f"nothing: {stitched}; 'medhpc clean {status.run}' removes the tiles"
+        return f"nothing: the result is {show.path(status.result)}; 'medhpc clean {status.run}' removes the tiles"
     return f"medhpc stitch {status.run} OUT"
 
 

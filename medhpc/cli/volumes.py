@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from medhpc.cli import options, show
 from medhpc.geometry import parse_region
+
+WRITTEN = ("format", "shape", "dtype", "voxel size")  # what is said of a volume that was written
 
 
 @click.command(short_help="Say what a volume is.")
@@ -58,7 +61,15 @@ def convert(volume: str, out: str, channel: int | None, level: int, region: str 
     with volumes.open_volume(volume, channel=channel, level=level) as opened, show.bar("convert", "planes") as progress:
         box = parse_region(region, opened.shape) if region else None
         volumes.convert(opened, out, region=box, progress=progress, **voxel)
-    click.echo(out)
+    with volumes.open_volume(out) as written:
+        lines = _lines(volumes.describe(written))
+    size = show.size(_bytes_of(volumes.check_writable(out)))
+    show.fields({"written": f"{out}, {size} on disk"} | {name: lines[name] for name in WRITTEN})
+
+
+def _bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _lines(found: Mapping[str, Any]) -> dict[str, str]:

@@ -109,6 +109,11 @@ def evaluate(
             fields |= _object_scores(found, wanted, tolerance_um, voxel_size_um, limits, progress)
         if seams is not None:
             fields["seams"] = _seam_scores(found, wanted, seams, box, rules, len(fields.get("classes", ())), progress)
+    if _is_empty(fields):
+        fields["notes"] = (
+            *fields.get("notes", ()),
+            f"{found.path} is empty: nothing was found; try a lower --threshold",
+        )
     return Evaluation(
         result=found.path,
         truth=wanted.path,
@@ -117,6 +122,12 @@ def evaluate(
         region=None if region is None else str(region),
         **fields,
     )
+
+
+def _is_empty(fields: dict[str, Any]) -> bool:
+    """Whether the result has no object and no voxel of any class."""
+    classes = fields.get("classes", ())
+    return fields.get("found") == 0 or bool(classes) and not any(score.result_voxels for score in classes)
 
 
 # --- objects -------------------------------------------------------------------------------------
