@@ -106,6 +106,10 @@ class SlurmDown(MedhpcError):
     """SLURM does not answer: what was asked is unknown, and what was submitted may exist."""
 
 
+class RunBusy(MedhpcError):
+    """Jobs of the run are live, or are being submitted."""
+
+
 class SubmissionRefused(MedhpcError):
     """SLURM said no to a job."""
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 import medhpc
-from medhpc.cli import demo, evaluation, infer, runs, status, training, volumes
+from medhpc.cli import demo, evaluation, infer, jobs, runs, status, training, volumes
 from medhpc.errors import MedhpcError
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
@@ -21,6 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
 SECTIONS = {
     "The main job, step by step": (runs.tile, infer.infer, status.status, runs.stitch, evaluation.evaluate),
     "All of it at once": (runs.run,),
+    "On a cluster": (jobs.submit, jobs.script, jobs.cancel),
     "Networks": (training.train,),
     "Volumes": (volumes.info, volumes.convert),
     "Also": (runs.clean, demo.demo),
@@ -85,6 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         code = _fail(f"{_of_the_machine(error)}: {error}", MedhpcError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def run_here(arguments: Sequence[str]) -> int:
+    """Run the command line in this process and give its exit code."""
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
 
 
 def _fail(message: str, code: int) -> int:

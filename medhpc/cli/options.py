@@ -29,6 +29,20 @@ class Memory(click.ParamType):
         return int(float(found[1]) * 1024 ** SIZES[found[2].upper()])
 
 
+class Duration(click.ParamType):
+    """A time such as ``90s``, ``30m`` or ``2h``; becomes seconds. A number alone is minutes, as SLURM counts."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: D102
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip(), re.IGNORECASE)
+        if not found or float(found[1]) == 0:
+            self.fail(f"'{value}' is not a time such as 90s, 30m or 2h", param, ctx)
+        return float(found[1]) * {"s": 1, "": 60, "m": 60, "h": 3600, "d": 86400}[found[2].lower()]
+
+
 class IndexOr(click.ParamType):
     """``Z,Y,X`` in voxels (one number stands for all three), or one of a few words."""
 

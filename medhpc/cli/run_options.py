@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import click
 
 from medhpc.cli import options
@@ -137,3 +140,33 @@ stitch_options = options.together(
     click.option("--objects", metavar="CSV", help="List the objects: centre, volume, mean probability, bounding box."),
     click.option("--levels", type=click.IntRange(1), metavar="N", help="Levels of an OME-Zarr pyramid; 1 for none."),
 )
+
+
+def without_requirement(decorate: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same options, of which `name` need not be given."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = decorate(command)
+        for option in command.__click_params__:  # type: ignore[attr-defined]
+            if option.name == name:
+                option.required = False
+        return command
+
+    return decorated
+
+
+def arguments(decorate: Callable[..., Any], values: Mapping[str, Any], leave_out: Sequence[str] = ()) -> list[str]:
+    """Options as a command line has them, from the values that they were parsed to; defaults are left out."""
+
+    def nothing() -> None:
+        """Carries the options."""
+
+    words: list[str] = []
+    for option in reversed(decorate(nothing).__click_params__):
+        value = values[option.name]
+        default = option.type_cast_value(click.Context(click.Command("")), option.default)
+        if option.name in leave_out or value is None or value == default:
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [option.opts[0]] if option.is_flag else [option.opts[0], text]
+    return words

@@ -2,3 +2,20 @@
 
 Nothing of medhpc stays behind while jobs run: a submission is a chain of jobs, and what is done stands in the ledger.
 """
+
+from medhpc.jobs.cancellation import cancel
+from medhpc.jobs.dispatch import scripts, submit, write_scripts
+from medhpc.jobs.prepare import Prepared, prepare_run, prepare_volumes
+from medhpc.jobs.submission import Submission, submissions
+
+__all__ = [
+    "Prepared",
+    "Submission",
+    "cancel",
+    "prepare_run",
+    "prepare_volumes",
+    "scripts",
+    "submissions",
+    "submit",
+    "write_scripts",
+]

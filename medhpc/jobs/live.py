@@ -1,14 +1,28 @@
-"""What SLURM knows of a run's jobs now."""
+"""What SLURM knows of a run's jobs now: one question for all of them, and no more than one in half a minute."""
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medhpc.errors import MedhpcError
+from medhpc.jobs.chain import Step
+from medhpc.jobs.slurm import Job, my_jobs
+from medhpc.jobs.submission import Submission, submissions
 from medhpc.run import Run
+from medhpc.run.durable import write_durably
+from medhpc.run.missing import listed
+from medhpc.run.share import share
+
+FRESH = 30.0  # seconds for which an answer is not asked for again, by any process
+RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +42,7 @@ class Live:
     """The live jobs of a run, as far as they are known."""
 
     known: bool  # whether SLURM answered; if not, nothing can be said about jobs
-    note: str  # why it is not known
+    note: str  # why it is not known; "" where nothing was submitted
     jobs: tuple[LiveJob, ...]
     running_tiles: NDArray[np.bool_]  # in the share of a task that runs
     waiting_tiles: NDArray[np.bool_]  # in the share of a task that waits
@@ -37,7 +51,81 @@ class Live:
 
 def live(run: Run) -> Live:
     """Ask for the live jobs of a run."""
-    nowhere = np.zeros(len(run.plan.grid), bool)
+    running, waiting = (np.zeros(len(run.plan.grid), bool) for _ in range(2))
+    ours = {
+        one.comment(step): (one, step)
+        for one in submissions(run.folder)
+        if one.cluster == "slurm" and not (one.cancelled and one.complete)
+        for step in one.steps
+    }
+    if not ours:
+        return Live(known=False, note="", jobs=(), running_tiles=running, waiting_tiles=waiting, asked_at=time.time())
+    try:
+        asked_at, jobs = _asked(run.jobs / "squeue.json")
+    except MedhpcError as error:
+        return Live(
+            known=False,
+            note=str(error),
+            jobs=(),
+            running_tiles=running,
+            waiting_tiles=waiting,
+            asked_at=time.time(),
+        )
+    found = [(job, *ours[job.comment]) for job in jobs if job.comment in ours]
+    for job, _, step in found:
+        if step.missing:
+            _mark(running if job.state in RUNNING else waiting, run, job, step)
     return Live(
-        known=False, note="", jobs=(), running_tiles=nowhere, waiting_tiles=nowhere.copy(), asked_at=time.time()
+        known=True,
+        note="",
+        jobs=tuple(_live_job(*each) for each in found),
+        running_tiles=running,
+        waiting_tiles=waiting,
+        asked_at=asked_at,
     )
+
+
+def _asked(cache: Path) -> tuple[float, list[Job]]:
+    """The user's jobs, and when SLURM was asked for them."""
+    try:
+        content = json.loads(cache.read_text())
+        if 0 <= time.time() - content["asked_at"] < FRESH:
+            return content["asked_at"], [Job(**{**job, "indices": tuple(job["indices"])}) for job in content["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no answer yet, or one that another version wrote: ask again
+    now, jobs = time.time(), [job for job in my_jobs() if job.comment.startswith("medhpc ")]
+    with suppress(MedhpcError, OSError):  # who may only read the run can look at it all the same
+        cache.parent.mkdir(exist_ok=True)
+        write_durably(cache, json.dumps({"asked_at": now, "jobs": [asdict(job) for job in jobs]}).encode())
+    return now, jobs
+
+
+def _live_job(job: Job, submission: Submission, step: Step) -> LiveJob:
+    log = submission.log(step.name, job.id)
+    return LiveJob(
+        id=job.id,
+        step=step.name,
+        state=job.state,
+        hosts=job.hosts,
+        reason=job.reason,
+        log=str(log) if log.exists() else "",
+    )
+
+
+def _mark(tiles: NDArray[np.bool_], run: Run, job: Job, step: Step) -> None:
+    """Mark the tiles of this run in the share of a job's tasks; before there is a list, all may be in it."""
+    try:
+        lists = listed(Path(step.missing))
+    except FileNotFoundError:
+        tiles[:] = True
+        return
+    place = str(run.folder.resolve())
+    if place in lists:
+        tiles[list(_shared(list(lists), list(lists.values()), place, job.indices or (0,), step))] = True
+
+
+def _shared(
+    runs: Sequence[str], lists: Sequence[list[int]], run: str, indices: Iterable[int], step: Step
+) -> Iterable[int]:
+    for index in indices:
+        yield from share(lists, f"{step.offset + index + 1}/{step.of}")[runs.index(run)]

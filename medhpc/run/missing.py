@@ -16,25 +16,21 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhpc.errors import NotARun
 from medhpc.run.durable import partial_suffix, write_durably
 from medhpc.run.folder import Run, ranges
+from medhpc.run.tally import Tally
 
 REPEATS = 2  # so often a tile may end in the same exception; then its mend is not another try
 ALWAYS_REPEATED = ("MemoryError", "OutOfMemoryError")  # the next round has more of it
 SUSPECT = 3  # so many tiles that failed on one host make it suspect
 
 
-def recorded(run: Run) -> np.ndarray:
+def recorded(run: Run) -> NDArray[np.bool_]:
     """Which tiles the ledger alone says are done, one bool per tile; no stored byte is read."""
-    done = np.zeros(len(run.plan.grid))
-    lost = np.zeros(len(run.plan.grid))
-    for record in run.ledger.records():
-        times = lost if "lost" in record else done if "digest" in record else None
-        if times is not None:
-            times[record["tile"]] = max(times[record["tile"]], record["time"])
-    return done > lost
+    return Tally(run).update().done
 
 
 def hopeless(run: Run, since: float) -> set[int]:
@@ -71,22 +67,27 @@ def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
         The list is of other runs.
     """
     if not file.exists():
-        _write_once(file, _listed(runs, since=_began(file)))
-    content = json.loads(file.read_text())
-    if [listed["run"] for listed in content["runs"]] != [str(run.folder.resolve()) for run in runs]:
+        _write_once(file, _list(runs, since=_began(file)))
+    found = listed(file)
+    if list(found) != [str(run.folder.resolve()) for run in runs]:
         raise NotARun(f"{file} lists the tiles of other runs; remove it, or name another file")
-    return [_numbers(listed["tiles"]) for listed in content["runs"]]
+    return list(found.values())
 
 
-def _listed(runs: Sequence[Run], since: float | None) -> str:
+def listed(file: Path) -> dict[str, list[int]]:
+    """What a list says: absolute path of the run -> its missing tiles, in the order in which they are shared."""
+    return {entry["run"]: _numbers(entry["tiles"]) for entry in json.loads(file.read_text())["runs"]}
+
+
+def _list(runs: Sequence[Run], since: float | None) -> str:
     """The text of a list: what the ledgers show missing now."""
-    listed = []
+    entries = []
     for run in runs:
         missing = set(np.flatnonzero(~recorded(run)).tolist())
         if since is not None:
             missing -= hopeless(run, since)
-        listed.append({"run": str(run.folder.resolve()), "tiles": ranges(sorted(missing), most=len(missing))})
-    return json.dumps({"time": time.time(), "runs": listed}, indent=1)
+        entries.append({"run": str(run.folder.resolve()), "tiles": ranges(sorted(missing), most=len(missing))})
+    return json.dumps({"time": time.time(), "runs": entries}, indent=1)
 
 
 def _began(file: Path) -> float | None:

@@ -1,0 +1,282 @@
+"""``medhpc submit``, ``script`` and ``cancel``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medhpc.cli import options, run_options, show
+from medhpc.errors import BadOption
+
+if TYPE_CHECKING:
+    from medhpc.jobs.chain import Step
+    from medhpc.jobs.prepare import Prepared
+    from medhpc.jobs.site import Site
+
+job_options = options.together(
+    click.option(
+        "--target-time",
+        type=options.Duration(),
+        default="30m",
+        show_default=True,
+        metavar="TIME",
+        help="How long a task should take: 90s, 30m, 2h.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        metavar="N",
+        help="Rounds of repair after the first: what is missing then, with more memory and time each.",
+    ),
+    click.option(
+        "--concurrent", type=click.IntRange(1), metavar="N", help="Tasks at a time; as many as fit otherwise."
+    ),
+    click.option("--cpus", type=click.IntRange(1), metavar="N", help="Cores of a task; as planned unless given."),
+    click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of a task; 1 where the plan is for one."),
+    click.option("--task-memory", type=options.Memory(), metavar="SIZE", help="Memory of a task; as planned."),
+    click.option("--tasks", type=click.IntRange(1), metavar="N", help="With VOLUMEs: tasks that share all tiles."),
+    click.option("--partition", metavar="NAME", help="Instead of the one in site.toml, or the cluster's default."),
+    click.option("--account", metavar="NAME", help="Instead of the one in site.toml."),
+    click.option("--qos", metavar="NAME", help="Instead of the one in site.toml."),
+    click.option(
+        "--stitch-workers", type=click.IntRange(2), metavar="N", help="Stitch by so many processes in one job."
+    ),
+)
+
+
+@click.command(short_help="Compute and stitch on a cluster.")
+@click.argument("sources", metavar="RUN | VOLUME...", nargs=-1, required=True)
+@click.option("--out", metavar="OUT", help="With RUN: the result.")
+@click.option("--out-dir", metavar="DIR", help="With VOLUMEs: folder of the results and of their runs.")
+@click.option("--suffix", default=".ome.zarr", show_default=True, help="With VOLUMEs: format of the results.")
+@job_options
+@click.option(
+    "--cluster",
+    type=click.Choice(["slurm", "local", "debug"]),
+    default="slurm",
+    show_default=True,
+    help="Jobs of SLURM, processes of this machine, or all in this process.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be asked for and the scripts; submit nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@run_options.without_requirement(run_options.tile_options, "network")
+@run_options.stitch_options
+@options.as_json
+def submit(
+    sources: tuple[str, ...],
+    out: str | None,
+    out_dir: str | None,
+    suffix: str,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Submit everything that is left of RUN, up to the result OUT; or plan, compute and stitch each VOLUME into DIR.
+
+    The whole chain is submitted at once, nothing stays behind: an array that computes, arrays that repair what is
+    missing then, and a stitch. Submit again to go on with what a chain left behind.
+
+    \b
+      medhpc submit brain.run --out cells.ome.zarr --as labels --split --objects cells.csv
+      medhpc submit a.tif b.tif c.tif --network cells.safetensors --out-dir results --as labels
+    """
+    prepared = _prepare(sources, out, out_dir, suffix, settings)
+    if dry_run:
+        _print_scripts(prepared, as_json)
+        return
+    if not as_json:
+        show.fields(_described(prepared))
+    if not yes:
+        _ask(prepared)
+    _submit(prepared, as_json)
+
+
+@click.command(short_help="Write the sbatch files of a chain.")
+@click.argument("run")
+@click.option("--out", metavar="OUT", required=True, help="The result.")
+@click.option("--to", "folder", metavar="FOLDER", required=True, help="Where to write them; a new or empty folder.")
+@job_options
+@run_options.stitch_options
+def script(run: str, out: str, folder: str, **settings: Any) -> None:
+    """Write the sbatch files that ``submit`` would submit for RUN into FOLDER, to read, edit and submit by hand.
+
+    \b
+      medhpc script brain.run --out cells.ome.zarr --as labels --to brain.jobs
+      brain.jobs/submit.sh
+    """
+    from medhpc import jobs
+
+    place = Path(folder)
+    if place.exists() and any(place.iterdir()):
+        raise BadOption(f"{folder} is not empty; name a new folder for the scripts")
+    prepared = _prepare((run,), out, None, "", {**settings, "cluster": "slurm"}, folder=folder)
+    written = jobs.write_scripts(prepared, place)
+    click.echo("\n".join(map(str, written)))
+
+
+@click.command(short_help="End the jobs of a run.")
+@click.argument("run")
+@options.as_json
+def cancel(run: str, as_json: bool) -> None:
+    """End every live job of RUN. What is done is kept; ``medhpc submit`` goes on later.
+
+    \b
+      medhpc cancel brain.run
+    """
+    from medhpc import jobs
+
+    ended = jobs.cancel(run)
+    if as_json:
+        show.as_json({"run": run, "cancelled": ended})
+    else:
+        click.echo(f"ended: {', '.join(ended)}" if ended else f"{run} has no live jobs")
+
+
+def _prepare(
+    sources: Sequence[str],
+    out: str | None,
+    out_dir: str | None,
+    suffix: str,
+    settings: dict[str, Any],
+    folder: str | None = None,
+) -> Prepared:
+    """What is asked for, as a chain of jobs."""
+    from medhpc import jobs
+
+    network, objects = settings.get("network"), settings.get("objects")
+    stitching = run_options.arguments(run_options.stitch_options, settings, leave_out=("objects",))
+    if settings["stitch_workers"]:
+        stitching += ["--dask", f"local:{settings['stitch_workers']}"]
+    common = {
+        "stitch_options": stitching,
+        "target_seconds": settings["target_time"],
+        "rounds": settings["retries"],
+        "concurrent": settings["concurrent"],
+        "cluster": settings["cluster"],
+        "cpus": settings["cpus"],
+        "gpus": settings["gpus"],
+        "folder": folder,
+        "site": _site(settings),
+    }
+    if network:
+        if not out_dir or out:
+            raise BadOption("several volumes need --out-dir DIR, the folder of their results (and no --out)")
+        if objects:
+            raise BadOption(
+                "--objects names one table; with VOLUMEs, labels get a table each in --out-dir by themselves"
+            )
+        return jobs.prepare_volumes(
+            sources,
+            out_dir,
+            network=network,
+            suffix=suffix,
+            tables=settings["kind"] == "labels",
+            tasks=settings["tasks"],
+            memory=settings["memory"],
+            tile_options=run_options.arguments(
+                run_options.tile_options, settings, leave_out=("network", "memory", "threads", "device")
+            ),
+            **common,
+        )
+    if len(sources) > 1 or not out or out_dir:
+        raise BadOption("give one planned RUN with --out OUT, or VOLUMEs with --network NET and --out-dir DIR")
+    _check_stitch(sources[0], out, settings)
+    return jobs.prepare_run(sources[0], out, objects=objects or "", memory=settings["task_memory"], **common)
+
+
+def _check_stitch(run: str, out: str, settings: dict[str, Any]) -> None:
+    """Refuse now what the stitch would refuse at night."""
+    from medhpc.run import Run
+    from medhpc.stitch.request import Request
+    from medhpc.volume import check_writable
+
+    plan = Run(run).plan
+    names = {field.name for field in dataclasses.fields(Request)}
+    Request(**{name: value for name, value in settings.items() if name in names}).check(plan)
+    check_writable(out, plan.source.path)
+
+
+def _site(settings: dict[str, Any]) -> Site:
+    from medhpc.jobs.site import load_site
+
+    given = {name: settings[name] for name in ("partition", "account", "qos") if settings[name]}
+    return dataclasses.replace(load_site()[0], **given)
+
+
+def _submit(prepared: Prepared, as_json: bool) -> None:
+    from medhpc import jobs
+    from medhpc.cli.main import run_here
+
+    def tell(line: str) -> None:
+        click.echo(line, err=as_json)
+
+    submission = jobs.submit(prepared, call=run_here, progress=tell)
+    runs = [target.run for target in prepared.targets]
+    if as_json:
+        show.as_json({"submission": str(submission.folder), "jobs": dict(submission.jobs), "runs": runs})
+    elif submission.cluster == "slurm":
+        click.echo(f"submitted; 'medhpc status {show.path(runs[0])}' says how far it is")
+    missing = [target.out for target in prepared.targets if not Path(target.out.partition(":/")[0]).exists()]
+    if submission.cluster != "slurm" and missing:
+        raise BadOption(f"{missing[0]} was not made; {submission.folder}/log says why")
+
+
+def _ask(prepared: Prepared) -> None:
+    if prepared.submission.cluster != "slurm":
+        return
+    if not sys.stdin.isatty():
+        raise BadOption("nobody is here to ask whether to submit; give --yes (or --dry-run to look first)")
+    click.confirm("submit?", abort=True)
+
+
+def _print_scripts(prepared: Prepared, as_json: bool) -> None:
+    from medhpc import jobs
+
+    texts = jobs.scripts(prepared)
+    if as_json:
+        show.as_json({"packing": prepared.packing.as_dict(), "scripts": texts})
+        return
+    show.fields(_described(prepared))
+    for name, text in texts.items():
+        click.echo(f"\n----- {name} -----\n{text}", nl=False)
+
+
+def _described(prepared: Prepared) -> dict[str, str]:
+    """What will be asked for, as lines."""
+    packing, cost = prepared.packing, prepared.cost
+    lines = {"result": "\n".join(show.path(target.out) for target in prepared.targets)}
+    if prepared.partition:
+        lines["partition"] = prepared.partition
+    if cost and prepared.tiles is not None:
+        lines["tiles"] = f"{prepared.tiles:,} of {prepared.total:,} are to be computed"
+        lines["a tile"] = f"{show.duration(cost.seconds)}, {cost.source}"
+        if packing.tasks:
+            lines["a task"] = (
+                f"{packing.tiles_per_task:,} tiles, about {show.duration(packing.tiles_per_task * cost.seconds)}"
+            )
+    lines["steps"] = "\n".join(_step(step) for step in prepared.submission.steps)
+    if prepared.needed_bytes:
+        lines["disk"] = f"up to {show.size(prepared.needed_bytes)}; {show.size(prepared.free_bytes)} are free"
+    if prepared.notes:
+        lines["note"] = "\n".join(prepared.notes)
+    return lines
+
+
+def _step(step: Step) -> str:
+    resources = step.resources
+    tasks = f"{step.tasks:,} tasks" if step.tasks > 1 else "1 task"
+    if step.concurrent and step.tasks > step.concurrent:
+        tasks += f", {step.concurrent} at a time"
+    asked = f"{resources.cpus} cores, {show.memory(resources.memory)}"
+    if resources.gpus:
+        asked += f", {resources.gpus} GPU" + ("s" if resources.gpus > 1 else "")
+    after = f", after {', '.join(step.after)}" if step.after else ""
+    return f"{step.name}: {tasks} of {asked}, at most {show.duration(resources.seconds)}{after}"

@@ -1,0 +1,228 @@
+"""A prepared chain goes to the cluster: all of it, at once, and each job once.
+
+Every answer of SLURM is written down before the next question. Where sbatch gets no answer, the job may exist all the
+same: then the queue is looked at, by the comment that the job carries, and only what is not there is submitted again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import medhpc
+from medhpc.errors import BadOption, RunBusy, SlurmDown
+from medhpc.jobs.chain import Step
+from medhpc.jobs.local import run_here, run_processes
+from medhpc.jobs.prepare import Prepared, here
+from medhpc.jobs.script import command_of, directives_of, driver, render, values_of
+from medhpc.jobs.site import Site
+from medhpc.jobs.slurm import Job, my_jobs, sbatch
+from medhpc.jobs.submission import Submission, submissions
+from medhpc.run.durable import room_and_rights, write_durably
+
+TEMPLATES = {"plan": "plan.sbatch", "infer": "infer.sbatch", "repair": "infer.sbatch", "stitch": "stitch.sbatch"}
+PATIENCE = 300.0  # seconds for a controller that does not answer
+PAUSE = 5.0  # seconds between two looks
+
+Call = Callable[[Sequence[str]], int]
+
+
+def submit(
+    prepared: Prepared,
+    *,
+    call: Call | None = None,
+    progress: Callable[[str], None] | None = None,
+    patience: float = PATIENCE,
+) -> Submission:
+    """Submit a chain; with SLURM, nothing of this process is needed afterwards.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    call : callable, optional
+        Runs arguments of ``medhpc`` in this process and gives its exit code; for the cluster ``debug``.
+    progress : callable, optional
+        Called with a line for each job.
+    patience : float
+        Seconds for a controller that does not answer.
+
+    Returns
+    -------
+    Submission
+        With the ids of its jobs. For ``local`` and ``debug``, all steps have ended.
+
+    Raises
+    ------
+    RunBusy
+        Jobs of one of the runs are live.
+    SlurmDown
+        The controller did not answer in time: what was submitted stands; calling this again submits the rest.
+    SubmissionRefused, NoPermission, DiskFull
+    """
+    submission = prepared.submission
+    with _alone(submission.folder.parent):
+        if submission.cluster == "slurm":
+            _refuse_if_busy(prepared, patience)
+        write_scripts(prepared, submission.folder)
+        submission.saved()
+        if submission.cluster == "slurm":
+            return finish(submission, progress=progress, patience=patience)
+    if submission.cluster == "debug":
+        if call is None:
+            raise BadOption("the cluster 'debug' runs in this process: give submit() the function to call")
+        return run_here(submission, call, progress)
+    return run_processes(submission, command_of(prepared.site, here()), progress)
+
+
+def finish(
+    submission: Submission, *, progress: Callable[[str], None] | None = None, patience: float = PATIENCE
+) -> Submission:
+    """Submit the steps of a chain that have no job yet.
+
+    Raises
+    ------
+    SlurmDown, SubmissionRefused
+        What was submitted is written down.
+    """
+    for step in submission.steps:
+        if step.name in submission.jobs:
+            continue
+        dependency = ":".join(submission.jobs[name] for name in step.after)
+        options = [f"--dependency=afterany:{dependency}"] if dependency else []
+        job = _submit_once(submission, step, options, patience)
+        submission = submission.with_job(step, job)
+        if progress:
+            progress(f"{step.name}: job {job}" + (f", {step.tasks} tasks" if step.is_array else ""))
+    return submission
+
+
+def unfinished(run: str | Path) -> Submission | None:
+    """The newest submission of a run, if a part of its chain was never submitted, and it was not cancelled."""
+    newest = [one for one in submissions(run) if one.cluster == "slurm"][-1:]
+    return next((one for one in newest if not one.complete and not one.cancelled), None)
+
+
+def scripts(prepared: Prepared) -> dict[str, str]:
+    """The texts of the sbatch files of a chain by file name, and of ``submit.sh``, which submits them by hand."""
+    command = command_of(prepared.site, here())
+    texts = {}
+    for step in prepared.submission.steps:
+        directives = directives_of(step, prepared.site, comment=prepared.submission.comment(step))
+        values = values_of(step, prepared.site, command)
+        texts[f"{step.name}.sbatch"] = render(_template(step.kind, prepared.site), directives, values)
+    return texts | {"submit.sh": driver(prepared.submission.steps)}
+
+
+def write_scripts(prepared: Prepared, folder: Path) -> list[Path]:
+    """Write :func:`scripts` into a folder, made where it is missing; with it, the folder of their logs."""
+    with room_and_rights(folder):
+        (folder / "log").mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in scripts(prepared).items():
+        path = folder / name
+        write_durably(path, text.encode(errors="surrogateescape"))
+        path.chmod(path.stat().st_mode | 0o111 & ~_umask())
+        written.append(path)
+    return written
+
+
+def templates() -> Path:
+    """The folder of medhpc's own templates."""
+    package = Path(medhpc.__file__).parent
+    inside = package / "slurm_templates"
+    return inside if inside.is_dir() else package.parent / "slurm_templates"
+
+
+def _template(kind: str, site: Site) -> str:
+    own = Path(site.templates or ".") / TEMPLATES[kind]
+    path = own if site.templates and own.exists() else templates() / TEMPLATES[kind]
+    return path.read_text()
+
+
+def _submit_once(submission: Submission, step: Step, options: Sequence[str], patience: float) -> str:
+    """The id of the one job of a step, however often the controller has to be asked."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return sbatch(submission.folder / f"{step.name}.sbatch", *options, cwd=submission.folder)
+        except SlurmDown as error:
+            found = _look(submission.comment(step), deadline, error)
+            if found:
+                return found
+
+
+def _look(comment: str, deadline: float, error: SlurmDown) -> str | None:
+    """The job with that comment; None once the controller has said twice that there is none."""
+    said_none = 0
+    while said_none < 2:
+        if time.monotonic() > deadline:
+            raise SlurmDown(
+                f"{error}; what was submitted stands, give the same command again to submit the rest"
+            ) from error
+        time.sleep(PAUSE)
+        try:
+            found = [job for job in my_jobs() if job.comment == comment]
+        except SlurmDown:
+            continue
+        if found:
+            return found[0].array
+        said_none += 1
+    return None
+
+
+def live_jobs(run: str | Path) -> list[Job]:
+    """Jobs of any submission of a run that wait or run.
+
+    Raises
+    ------
+    SlurmDown, NoSlurm
+    """
+    ours = {one.comment(step) for one in submissions(run) if one.cluster == "slurm" for step in one.steps}
+    return [job for job in my_jobs() if job.comment in ours] if ours else []
+
+
+def _refuse_if_busy(prepared: Prepared, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    for target in prepared.targets:
+        while True:
+            try:
+                busy = live_jobs(target.run)
+                break
+            except SlurmDown:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
+        if busy:
+            ids = ", ".join(sorted({job.array for job in busy}))
+            raise RunBusy(
+                f"{target.run} has live jobs ({ids}); watch them with 'medhpc status --watch', "
+                "or end them with 'medhpc cancel' before submitting again"
+            )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second submission out while this one is made."""
+    with room_and_rights(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusy(f"another 'medhpc submit' is at {folder.parent} now; wait for it to end") from None
+        except OSError:
+            pass  # a file system without locks: live jobs are looked for all the same
+        yield
+    finally:
+        os.close(lock)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

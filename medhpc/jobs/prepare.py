@@ -1,0 +1,407 @@
+"""From a planned run to a chain of jobs that fits the cluster: everything is decided and checked, nothing submitted."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import medhpc
+from medhpc.errors import BadOption, DiskFull
+from medhpc.jobs.chain import Step, Target, chain
+from medhpc.jobs.packing import HEADROOM, START, Ceiling, Cost, Packing, Resources, pack
+from medhpc.jobs.site import Site, load_site
+from medhpc.jobs.slurm import Partition, limits, my_jobs, partitions
+from medhpc.jobs.submission import JOBS, Submission, new_id
+from medhpc.run import Plan, Run
+from medhpc.run.missing import recorded
+from medhpc.run.tally import Tally
+from medhpc.volume import open_volume
+
+CLUSTERS = ("slurm", "local", "debug")
+ENOUGH = 3  # tiles in the ledger, from which their cost is taken instead of the plan's
+STITCH_SECONDS = 600  # at least, for a stitch
+STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
+PLAN_SECONDS = 1800
+TASKS_UNPLANNED = 64  # where the number of tiles is not known yet
+TASK_TIMES_UNPLANNED = 4  # ... nor what they cost: time limit over target time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A submission before it is made, with what a user wants to know first."""
+
+    submission: Submission
+    site: Site
+    partition: str  # "" where there is no cluster
+    targets: tuple[Target, ...]
+    tiles: int | None  # to be computed; None where the plan is still to be made
+    total: int | None  # in all runs
+    packing: Packing
+    cost: Cost | None
+    rounds: int
+    needed_bytes: int  # at most
+    free_bytes: int
+    notes: tuple[str, ...]  # what was cut down to what the cluster has
+
+
+def prepare_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    objects: str | Path = "",
+    stitch_options: Sequence[str] = (),
+    target_seconds: float = 1800,
+    rounds: int = 2,
+    concurrent: int | None = None,
+    cluster: str = "slurm",
+    cpus: int | None = None,
+    gpus: int | None = None,
+    memory: int | None = None,
+    folder: str | Path | None = None,
+    site: Site | None = None,
+) -> Prepared:
+    """Decide on the jobs that finish a planned run.
+
+    Parameters
+    ----------
+    run, out : path
+        The run, and the result of its stitch.
+    objects : path, optional
+        CSV of the objects.
+    stitch_options : sequence of str
+        As for ``medhpc stitch``.
+    target_seconds : float
+        How long a task should take.
+    rounds : int
+        Of repair.
+    concurrent : int, optional
+        Tasks at a time.
+    cluster : {"slurm", "local", "debug"}
+    cpus, gpus, memory : int, optional
+        For a task; what the plan was made for unless given. Memory in bytes.
+    folder : path, optional
+        Of the submission; a new one in the run folder unless given.
+    site : Site, optional
+        As :func:`medhpc.jobs.site.load_site` finds it unless given.
+
+    Raises
+    ------
+    NotARun, BadOption
+    DiskFull
+        The tiles that are missing may not fit.
+    SlurmDown, NoSlurm
+    """
+    _check(cluster, target_seconds, rounds, concurrent)
+    opened = Run(run)
+    plan = opened.plan
+    if not plan.network.path:
+        raise BadOption(f"the network of {run} was given from Python, no job can load it; plan with a network file")
+    site = load_site()[0] if site is None else site
+    missing = np.flatnonzero(~recorded(opened))
+    needed, free = _room(opened, len(missing))
+    partition, ceiling = _ceiling(site, cluster)
+    cost = cost_of(opened)
+    asked = Resources(
+        cpus=cpus or site.cpus or plan.cost.threads,
+        gpus=int(plan.cost.device.startswith("cuda")) if gpus is None else gpus,
+        memory=memory or site.memory or int(HEADROOM * cost.memory),
+        seconds=0,
+    )
+    given = ceiling.cut(asked)
+    packing = pack(
+        len(missing),
+        Cost(seconds=cost.seconds, memory=int(given.memory / HEADROOM), source=cost.source),
+        target_seconds=target_seconds,
+        cpus=given.cpus,
+        gpus=given.gpus,
+        rounds=rounds,
+        steps=1,
+        ceiling=ceiling,
+    )
+    target = Target(run=_absolute(run), out=_absolute(out), objects=_absolute(objects) if objects else "")
+    place = Path(folder).resolve() if folder else opened.jobs.resolve() / new_id()
+    stitching = Resources(
+        cpus=given.cpus, memory=given.memory, seconds=int(STITCH_SECONDS + plan.region.size / STITCH_RATE)
+    )
+    steps = chain(
+        [target],
+        packing,
+        folder=place,
+        ceiling=ceiling,
+        stitch=ceiling.cut(stitching),
+        rounds=rounds,
+        concurrent=concurrent,
+        infer_options=_machine(given),
+        stitch_options=stitch_options,
+    )
+    return Prepared(
+        submission=_submission(place, cluster, steps),
+        site=site,
+        partition=partition,
+        targets=(target,),
+        tiles=len(missing),
+        total=len(plan.grid),
+        packing=packing,
+        cost=cost,
+        rounds=rounds,
+        needed_bytes=needed,
+        free_bytes=free,
+        notes=_notes(asked, given, partition),
+    )
+
+
+def prepare_volumes(
+    volumes: Sequence[str | Path],
+    out_dir: str | Path,
+    *,
+    network: str | Path,
+    suffix: str = ".ome.zarr",
+    tables: bool = False,
+    tile_options: Sequence[str] = (),
+    stitch_options: Sequence[str] = (),
+    target_seconds: float = 1800,
+    rounds: int = 2,
+    concurrent: int | None = None,
+    tasks: int | None = None,
+    cluster: str = "slurm",
+    cpus: int | None = None,
+    gpus: int | None = None,
+    memory: int = 8 * 2**30,
+    folder: str | Path | None = None,
+    site: Site | None = None,
+) -> Prepared:
+    """Decide on the jobs that plan, compute and stitch several volumes with one network; all share the job arrays.
+
+    Results are ``out_dir/<name><suffix>``, runs ``out_dir/<name>.run``. A volume whose run is planned keeps its plan.
+
+    Parameters
+    ----------
+    volumes : sequence of paths
+    out_dir : path
+    network : path
+    suffix : str
+        Of the results.
+    tables : bool
+        List the objects in ``out_dir/<name>.csv``.
+    tile_options, stitch_options : sequence of str
+        As for ``medhpc tile`` (without network, memory, threads, device) and ``medhpc stitch``.
+    tasks : int, optional
+        How many tasks share the tiles; how many there are is known only when they are planned.
+    target_seconds, rounds, concurrent, cluster, cpus, gpus, memory, folder, site
+        As for :func:`prepare_run`.
+
+    Raises
+    ------
+    BadOption
+        Two volumes of one name.
+    VolumeNotFound, UnknownFormat, SlurmDown, NoSlurm
+    """
+    _check(cluster, target_seconds, rounds, concurrent)
+    site = load_site()[0] if site is None else site
+    partition, ceiling = _ceiling(site, cluster)
+    targets = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
+    asked = Resources(
+        cpus=cpus or site.cpus or os.cpu_count() or 1,
+        gpus=gpus or 0,
+        memory=int(HEADROOM * memory),
+        seconds=int(START + TASK_TIMES_UNPLANNED * target_seconds),
+        warning=int(max(60, target_seconds / 10)),
+    )
+    given = ceiling.cut(asked)
+    sharing = _tasks_unplanned(tasks, len(targets), rounds, ceiling)
+    packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=max(1, min(sharing // 4, 32)), infer=given)
+    place = Path(folder).resolve() if folder else Path(out_dir).resolve() / JOBS / new_id()
+    machine = _machine(given)
+    steps = chain(
+        targets,
+        packing,
+        folder=place,
+        ceiling=ceiling,
+        plan=ceiling.cut(Resources(cpus=given.cpus, gpus=given.gpus, memory=given.memory, seconds=PLAN_SECONDS)),
+        stitch=given,
+        rounds=rounds,
+        concurrent=concurrent,
+        plan_options=("--network", _absolute(network), "--memory", f"{memory // 2**20}M", *machine, *tile_options),
+        infer_options=machine,
+        stitch_options=stitch_options,
+    )
+    return Prepared(
+        submission=_submission(place, cluster, steps),
+        site=site,
+        partition=partition,
+        targets=tuple(targets),
+        tiles=None,
+        total=None,
+        packing=packing,
+        cost=None,
+        rounds=rounds,
+        needed_bytes=0,
+        free_bytes=shutil.disk_usage(_existing(Path(out_dir))).free,
+        notes=_notes(asked, given, partition),
+    )
+
+
+def cost_of(run: Run) -> Cost:
+    """What a tile costs: as the ledger has it, where some tiles are done, else as the plan expects."""
+    tally = Tally(run)
+    tally.update()
+    plan, done = run.plan, tally.done
+    count = int(done.sum())
+    if count >= ENOUGH:
+        # The mean, for dear tiles count; the memory of the process that needed most.
+        seconds, memory = float(tally.seconds[done].mean()), int(tally.memory[done].max())
+        return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
+    return Cost(
+        seconds=_read_voxels(plan) * plan.cost.seconds_per_voxel / len(plan.grid),
+        memory=plan.cost.memory,
+        source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
+    )
+
+
+def _read_voxels(plan: Plan) -> int:
+    return plan.grid.read_voxels() if plan.blend.mode == "none" else plan.windows.voxels_touching(plan.grid)
+
+
+def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | None) -> None:
+    if cluster not in CLUSTERS:
+        raise BadOption(f"cluster '{cluster}' is not one of {', '.join(CLUSTERS)}")
+    if target_seconds <= 0:
+        raise BadOption(f"target time {target_seconds:g} s is not positive; give one such as 30m")
+    if rounds < 0:
+        raise BadOption(f"{rounds} retries, expected 0 or more")
+    if concurrent is not None and concurrent < 1:
+        raise BadOption(f"{concurrent} tasks at a time, expected 1 or more")
+
+
+def _room(run: Run, missing: int) -> tuple[int, int]:
+    """Bytes that the missing tiles may take, and that are free; one file a shard."""
+    plan = run.plan
+    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
+    needed = int(stored * missing / len(plan.grid))
+    free, inodes = shutil.disk_usage(run.folder).free, os.statvfs(run.folder).f_favail
+    files = missing * int(np.prod([-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True)]))
+    if free < needed:
+        raise DiskFull(
+            f"{run.folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
+            "make room, or plan the run elsewhere"
+        )
+    if 0 < inodes < files:
+        raise DiskFull(f"{run.folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
+    return needed, free
+
+
+def _ceiling(site: Site, cluster: str) -> tuple[str, Ceiling]:
+    """The partition that jobs go to, and what it gives."""
+    if cluster != "slurm":
+        return "", Ceiling()
+    partition = _partition(site)
+    allowed = limits(account=site.account, qos=site.qos, partition=partition)
+    sizes = [allowed.max_array_size, *filter(None, [allowed.max_array_tasks])]
+    most = allowed.max_submit_jobs
+    if most is not None:
+        most -= sum(max(1, len(job.indices)) for job in my_jobs())
+    return partition.name, Ceiling(
+        cpus=partition.cpus_per_node or None,
+        memory=partition.memory_per_node or None,
+        seconds=partition.max_time_seconds,
+        array_size=min(sizes),
+        jobs=most,
+    )
+
+
+def _partition(site: Site) -> Partition:
+    found = partitions()
+    wanted = [one for one in found if one.name == site.partition.partition(",")[0]] if site.partition else found
+    default = [one for one in wanted if one.is_default] or wanted
+    if not default:
+        names = ", ".join(one.name for one in found) or "none"
+        raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
+    return default[0]
+
+
+def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> list[Target]:
+    names: dict[str, str] = {}
+    targets = []
+    for volume in map(str, volumes):
+        with open_volume(volume):  # now, not in a job at night
+            pass
+        name = name_of(volume)
+        if name in names:
+            raise BadOption(
+                f"{names[name]} and {volume} would both be {name}{suffix}; submit them to different folders"
+            )
+        names[name] = volume
+        run = out_dir / f"{name}.run"
+        targets.append(
+            Target(
+                run=str(run),
+                out=str(out_dir / f"{name}{suffix}"),
+                objects=str(out_dir / f"{name}.csv") if tables else "",
+                volume="" if (run / "plan.json").exists() else _absolute(volume),
+            )
+        )
+    return targets
+
+
+def name_of(volume: str) -> str:
+    """What a volume is called, without its suffixes: ``brain`` of ``/data/brain.ome.tif`` and of ``brain.h5:/raw``."""
+    file, _, inside = volume.partition(":/")
+    stem = Path(file.rstrip("/")).name
+    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".nii.gz"):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+            break
+    else:
+        stem = Path(stem).stem or stem
+    return f"{stem}_{inside.replace('/', '_')}" if inside else stem
+
+
+def _tasks_unplanned(asked: int | None, volumes: int, rounds: int, ceiling: Ceiling) -> int:
+    most = TASKS_UNPLANNED if ceiling.jobs is None else ceiling.jobs - 2 * volumes - 32 * rounds
+    if most < 1:
+        raise BadOption(f"only {ceiling.jobs} more jobs fit into your limit on jobs in the queue; submit fewer volumes")
+    return min(asked or TASKS_UNPLANNED, most) if ceiling.jobs is not None else asked or TASKS_UNPLANNED
+
+
+def _machine(resources: Resources) -> tuple[str, ...]:
+    return ("--threads", str(resources.cpus), *(("--device", "cuda") if resources.gpus else ()))
+
+
+def _notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:
+    notes = []
+    if given.memory < asked.memory:
+        wanted, has = asked.memory / 2**30, given.memory / 2**30
+        notes.append(
+            f"tasks get {has:.1f} GiB, all that a node of '{partition}' has; {wanted:.1f} GiB were planned for"
+        )
+    if given.cpus < asked.cpus:
+        notes.append(f"tasks get {given.cpus} cores, all that a node of '{partition}' has; planned were {asked.cpus}")
+    return tuple(notes)
+
+
+def _submission(folder: Path, cluster: str, steps: tuple[Step, ...]) -> Submission:
+    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return Submission(folder=folder, cluster=cluster, steps=steps, created=now, medhpc=medhpc.__version__)
+
+
+def _absolute(path: str | Path) -> str:
+    """Absolute, without following links: jobs start elsewhere, and a path is what its user calls it."""
+    return os.path.abspath(path) if str(path) != "identity" else "identity"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def here() -> list[str]:
+    """The command that started this medhpc: jobs use the same installation."""
+    script = Path(sys.executable).with_name("medhpc")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "medhpc"]

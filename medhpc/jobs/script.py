@@ -1,0 +1,172 @@
+"""The text of sbatch files: pure functions of a step, a site and a template.
+
+A template is a whole sbatch file that works by itself. Two things in it are replaced: its ``#SBATCH`` lines, one by
+one, and the block between the marks below, which sets the values of this job as bash variables. All else stays as it
+is, so what someone adds to a template is in every job.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from medhpc.errors import BadOption
+from medhpc.jobs.chain import Step
+from medhpc.jobs.site import Site
+from medhpc.jobs.slurm import as_time
+
+VALUES, END_OF_VALUES = "# --- values", "# --- end of values"
+DIRECTIVE = re.compile(r"^(?:##)?#SBATCH\s+--([a-z-]+)(?:[= ].*)?$")
+
+
+def render(template: str, directives: Mapping[str, str], values: Sequence[str]) -> str:
+    """A template with its directives and values replaced.
+
+    Parameters
+    ----------
+    template : str
+    directives : mapping of str to str
+        Options of sbatch without their dashes; the value is empty for a flag.
+    values : sequence of str
+        Lines of bash.
+
+    Raises
+    ------
+    BadOption
+        The template has no block of values, or a directive has a line break.
+    """
+    lines = template.splitlines()
+    starts = [n for n, line in enumerate(lines) if line.startswith(VALUES)]
+    ends = [n for n, line in enumerate(lines) if line.startswith(END_OF_VALUES)]
+    if len(starts) != 1 or len(ends) != 1 or not starts[0] < ends[0]:
+        raise BadOption(f"the template has no block from '{VALUES}' to '{END_OF_VALUES}'; compare it with medhpc's own")
+    head, tail = lines[: starts[0] + 1], lines[ends[0] :]
+    return "\n".join([*_with_directives(head, directives), *values, *tail]) + "\n"
+
+
+def _with_directives(head: Sequence[str], directives: Mapping[str, str]) -> list[str]:
+    """Replace lines of options that are given, and add the others after the last such line."""
+    left = dict(directives)
+    result: list[str] = []
+    last = 1  # after the line with the interpreter
+    for line in head:
+        found = DIRECTIVE.match(line)
+        if found and found[1] in directives:
+            if found[1] not in left:
+                continue
+            line = _directive(found[1], left.pop(found[1]))
+        result.append(line)
+        if found:
+            last = len(result)
+    return [*result[:last], *(_directive(name, value) for name, value in left.items()), *result[last:]]
+
+
+def _directive(name: str, value: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise BadOption(f"--{name} has a line break or another control character in {value!r}; give it without")
+    if re.search(r"[^\w.,:%/@+=^*\[\]|&()!-]", value):
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
+
+
+def directives_of(step: Step, site: Site, *, comment: str, dependency: str = "") -> dict[str, str]:
+    """The options of sbatch for a step."""
+    resources = step.resources
+    array = f"0-{step.tasks - 1}" + (f"%{step.concurrent}" if step.concurrent else "")
+    asked = {
+        "job-name": f"medhpc-{step.name}",
+        "comment": comment,
+        "array": array if step.is_array else "",
+        "nodes": "1",
+        "ntasks": "1",
+        "cpus-per-task": str(resources.cpus),
+        "mem": f"{max(1, -(-resources.memory // 2**20))}M",
+        "time": as_time(resources.seconds),
+        "gres": site.gres or (f"gpu:{resources.gpus}" if resources.gpus else ""),
+        "signal": f"B:USR1@{resources.warning}" if resources.warning else "",
+        "output": f"log/{step.name}-%A_%a.log" if step.is_array else f"log/{step.name}-%j.log",
+        "dependency": dependency,
+    }
+    return {name: value for name, value in (asked | _of_site(site)).items() if value}
+
+
+def _of_site(site: Site) -> dict[str, str]:
+    """What the site wants of every job."""
+    named = {
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "reservation": site.reservation,
+        "nodelist": site.nodelist,
+        "exclude": site.exclude,
+        "mail-user": site.mail_user,
+        "mail-type": site.mail_type,
+    }
+    extra = (option.removeprefix("--").partition("=") for option in site.extra)
+    return {name: value for name, value in named.items() if value} | {name: value for name, _, value in extra}
+
+
+def values_of(step: Step, site: Site, medhpc: Sequence[str]) -> list[str]:
+    """Lines of bash that set what the template's command uses.
+
+    Parameters
+    ----------
+    step : Step
+    site : Site
+        Its modules are loaded, its environment activated.
+    medhpc : sequence of str
+        The command that starts medhpc on a node.
+    """
+    lines = [f"module load {shlex.quote(module)}" for module in site.modules]
+    if site.scratch:
+        lines.append(f"export TMPDIR={shlex.quote(site.scratch)}")
+    lines += [_array("MEDHPC", medhpc), _array("RUNS", (target.run for target in step.targets))]
+    if step.kind == "plan":
+        lines.append(_array("VOLUMES", (target.volume for target in step.targets)))
+    elif step.kind == "stitch":
+        lines.append(_array("OUTS", (target.out for target in step.targets)))
+        lines.append(_array("TABLES", (target.objects for target in step.targets)))
+    else:
+        lines += [f"MISSING={shlex.quote(step.missing)}", f"OFFSET={step.offset}", f"TASKS={step.of}"]
+    return [*lines, _array("OPTIONS", step.options)]
+
+
+def _array(name: str, words: Iterable[str]) -> str:
+    return f"{name}=({' '.join(map(shlex.quote, words))})"
+
+
+def command_of(site: Site, here: Sequence[str]) -> list[str]:
+    """How medhpc is started on a node: the site's container or command, else as it was `here`."""
+    if site.apptainer:
+        gpus = ["--nv"] if site.nv else []
+        binds = [word for bind in site.bind for word in ("--bind", bind)]
+        return ["apptainer", "exec", *gpus, *binds, site.apptainer, site.medhpc or "medhpc"]
+    if site.medhpc:
+        return [site.medhpc]
+    if site.venv:
+        return [f"{site.venv.rstrip('/')}/bin/medhpc"]
+    return list(here)
+
+
+def driver(steps: Sequence[Step]) -> str:
+    """The text of ``submit.sh``, which submits the scripts of a folder as the chain that they are."""
+    lines = [
+        "#!/bin/bash",
+        "# Submits the scripts in this folder as one chain; each waits for those before it, however they ended.",
+        "set -euo pipefail",
+        'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"',
+        "mkdir -p log",
+        "",
+    ]
+    for step in steps:
+        wait = ":".join(f"${{{_variable(name)}%%;*}}" for name in step.after)
+        dependency = f' --dependency="afterany:{wait}"' if wait else ""
+        lines.append(f"{_variable(step.name)}=$(sbatch --parsable{dependency} {step.name}.sbatch)")
+    last = f"${{{_variable(steps[-1].name)}%%;*}}"
+    return "\n".join([*lines, f'echo "submitted; the last job is {last}"']) + "\n"
+
+
+def _variable(step: str) -> str:
+    return step.replace("-", "_")
