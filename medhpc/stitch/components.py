@@ -47,7 +47,16 @@ class Components:
         table = objects.measure(labels, slab.start, self.volume, weights)
         self.scratch.save(f"slab-{number}.npz", vars(table) | {"first_plane": labels[0], "last_plane": labels[-1]})
 
-    # From here on all slabs are labelled.
+    def merge(self) -> None:
+        """Find out which components of all slabs, labelled by now, are one object."""
+        if self.scratch.has("merged.npz"):
+            return
+        numbers = range(len(self.slabs))
+        counts = [len(self.scratch.load(f"slab-{number}.npz", "voxels")["voxels"]) for number in numbers]
+        rows = objects.merge(counts, [self._face(number) for number in numbers[:-1]])
+        self.scratch.save("merged.npz", {"rows": rows.astype(np.int32), "counts": np.array(counts, np.int64)})
+
+    # From here on all components are merged.
 
     @cached_property
     def table(self) -> Table:
@@ -55,6 +64,11 @@ class Components:
         numbers = range(len(self.slabs))
         measured = [Table(**self.scratch.load(f"slab-{number}.npz", *COLUMNS)) for number in numbers]
         return Table.join(measured).grouped(np.concatenate(self._rows))
+
+    @cached_property
+    def count(self) -> int:
+        """How many objects there are."""
+        return 1 + max((int(rows.max(initial=-1)) for rows in self._rows), default=-1)
 
     @cached_property
     def begins(self) -> np.ndarray:
@@ -78,10 +92,8 @@ class Components:
     @cached_property
     def _rows(self) -> list[np.ndarray]:
         """For each slab, the row of the object that each component belongs to."""
-        numbers = range(len(self.slabs))
-        counts = [len(self.scratch.load(f"slab-{number}.npz", "voxels")["voxels"]) for number in numbers]
-        rows = objects.merge(counts, [self._face(number) for number in numbers[:-1]])
-        return np.split(rows.astype(np.int32), np.cumsum(counts)[:-1])
+        merged = self.scratch.load("merged.npz", "rows", "counts")
+        return np.split(merged["rows"], np.cumsum(merged["counts"])[:-1])
 
     def _face(self, number: int) -> np.ndarray:
         """The components that touch between a slab and the next."""

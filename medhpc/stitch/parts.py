@@ -47,10 +47,15 @@ class Parts:
         Of all slabs.
     scratch : Scratch
         Where parts are kept; slabs that stand there are not looked at again.
+    splitting : Splitting
+    threads : int, optional
+        All cores unless given.
     """
 
-    def __init__(self, components: Components, scratch: Scratch, splitting: Splitting) -> None:
-        self.components, self.scratch, self.splitting = components, scratch, splitting
+    def __init__(
+        self, components: Components, scratch: Scratch, splitting: Splitting, threads: int | None = None
+    ) -> None:
+        self.components, self.scratch, self.splitting, self.threads = components, scratch, splitting, threads
 
     @property
     def left_whole(self) -> np.ndarray:
@@ -78,7 +83,8 @@ class Parts:
         slab, following = slabs[number], slabs[min(number + 1, len(slabs) - 1)]
         planes = max(slab.stop[0], min(deepest, following.stop[0]))
         near = _Near(self.components, foreground, Box(slab.start, (planes, *slab.stop[1:])))
-        return [cut for cut in in_parallel(lambda row: self._cut(row, near), rows.tolist()) if cut]
+        cuts = in_parallel(lambda row: self._cut(row, near), rows.tolist(), threads=self.threads)
+        return [cut for cut in cuts if cut]
 
     def _cut(self, row: int, near: _Near) -> Cut | None:
         box = self.components.table.box(row)
@@ -142,6 +148,6 @@ class _Near:
         return self._foreground.probability(box)
 
     def _read_rows(self, box: Box) -> np.ndarray:
-        rows = np.arange(len(self._components.table) + 1, dtype=np.int32)
+        rows = np.arange(self._components.count + 1, dtype=np.int32)
         rows[-1] = -1
         return self._components.paint(box, rows)

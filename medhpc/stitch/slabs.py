@@ -69,10 +69,10 @@ def cells_of(slab: Box, cell: Index) -> Iterator[Box]:
         yield Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Work on all items in Dask's threads; results in the order of the items."""
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None) -> list[Result]:
+    """Work on all items in Dask's threads (all cores unless given); results in the order of the items."""
     from dask.threaded import get
 
     # Not by dask.delayed: that costs half a millisecond a task, and there may be as many tasks as objects.
     graph = {("work", number): (work, item) for number, item in enumerate(items)}
-    return list(get(graph, list(graph)))
+    return list(get(graph, list(graph), num_workers=threads))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import zarr
 
 from medhpc.geometry import Box, Index
-from medhpc.run import Run
+from medhpc.run import Plan
 from medhpc.run.durable import partial_suffix
-from medhpc.run.shards import DurableStore
-from medhpc.stitch.scratch import Scratch
-from medhpc.volume import build_pyramid, check_writable, convert, create_ome_zarr, open_volume
+from medhpc.stitch.order import Order
+from medhpc.stitch.scratch import FencedStore, Scratch, discard
+from medhpc.volume import check_writable, convert, create_ome_zarr, open_volume
 
 
 class Stage:
@@ -23,31 +23,59 @@ class Stage:
 
     Parameters
     ----------
-    run : Run
-    out : path
-        The result.
-    labels : bool
-        Whether voxels are classes or ids, which have no mean.
-    levels : int, optional
-        Of the pyramid.
+    order : Order
+        Says the result, its kind, and how many levels its pyramid has.
+    plan : Plan
+    scratch : Scratch
+        Remembers what is written.
     """
 
-    def __init__(self, run: Run, out: Path, *, labels: bool, levels: int | None) -> None:
-        self.source, self.out, self.labels = run.plan.source, out, labels
-        self.scratch = Scratch(run.scratch / hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16])
-        self.is_result = check_writable(out).suffix.lower() == ".zarr"
-        self.levels = levels if self.is_result else 1
+    def __init__(self, order: Order, plan: Plan, scratch: Scratch) -> None:
+        self.source, self.out, self.scratch = plan.source, Path(order.out), scratch
+        self.labels = order.request.kind in ("mask", "labels")  # classes or ids, which have no mean
+        self.is_result = check_writable(self.out).suffix.lower() == ".zarr"
+        self.levels = order.request.levels if self.is_result else 1
         # Beside OUT a stage can be renamed into place; what is exported anyway stays in the run.
-        aside = out.absolute().with_name(f".{out.name}.{run.plan.digest}.partial")
-        self.path = aside / out.name if self.is_result else self.scratch.folder / "result.ome.zarr"
+        aside = self.out.with_name(f".{self.out.name}.{order.digest}.partial")
+        self.path = aside / self.out.name if self.is_result else scratch.folder / "result.ome.zarr"
 
-    def open(
+    def make(
         self, dtype: np.dtype, *, channels: int = 0, chunks: Index | None = None, shards: Index | None = None
     ) -> None:
-        """Open the `array` of the full resolution (zarr), made new unless an earlier stitch made it."""
-        if not (self.path.exists() and self.scratch.has("stage")):
-            self._create(dtype, channels, chunks, shards)
-        self.array: Any = self._open_group()["0"]
+        """Make the empty stage, unless an earlier stitch made it; from then on its shape and dtype are known here."""
+        self.shape = (*((channels,) if channels else ()), *self.source.shape)
+        self.dtype = np.dtype(dtype)
+        if self.path.exists() and self.scratch.has("stage"):
+            return
+        self.scratch.forget("stage", "written-*")
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.parent.mkdir(exist_ok=True)
+        create_ome_zarr(
+            self.path,
+            self.source.shape,
+            dtype,
+            channels=channels,
+            voxel_size=self.source.voxel_size,
+            unit=self.source.unit,
+            levels=self.levels,
+            chunks=chunks,
+            shards=shards,
+            labels=self.labels,
+        )
+        self.scratch.mark("stage")
+
+    # From here on the stage is made.
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The stage for writing; after a crash of the machine too, its shards are whole or absent."""
+        return zarr.open_group(FencedStore(self.path, aside=self.path.parent), mode="r+")
+
+    @cached_property
+    def array(self) -> Any:
+        """The full resolution, (z, y, x) or (c, z, y, x)."""
+        return self.group["0"]
 
     @property
     def shard(self) -> Index:
@@ -66,38 +94,14 @@ class Stage:
     def publish(self) -> None:
         """Put the result into place; whatever stood there is replaced by then, not before."""
         if self.is_result:
-            build_pyramid(self._open_group(), labels=self.labels)
             self._move_into_place()
         else:
             affine = self.source.affine
             with open_volume(self.path) as stage:
                 convert(stage, self.out, affine=None if affine is None else np.array(affine))
 
-    def _open_group(self) -> zarr.Group:
-        """The stage for writing; after a crash of the machine too, its shards are whole or absent."""
-        return zarr.open_group(DurableStore(self.path, aside=self.path.parent), mode="r+")
-
     def _move_into_place(self) -> None:
         if self.out.exists():
             self.out.rename(self.path.with_name(f"replaced.{partial_suffix()}"))
         self.path.rename(self.out)
-        shutil.rmtree(self.path.parent)
-
-    def _create(self, dtype: np.dtype, channels: int, chunks: Index | None, shards: Index | None) -> None:
-        self.scratch.forget("stage", "written-*")
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.parent.mkdir(exist_ok=True)
-        create_ome_zarr(
-            self.path,
-            self.source.shape,
-            dtype,
-            channels=channels,
-            voxel_size=self.source.voxel_size,
-            unit=self.source.unit,
-            levels=self.levels,
-            chunks=chunks,
-            shards=shards,
-            labels=self.labels,
-        )
-        self.scratch.mark("stage")
+        discard(self.path.parent)

@@ -16,10 +16,12 @@ from typing import Any
 from medhpc.run import Run
 from medhpc.run.durable import room_and_rights
 from medhpc.stitch.foreground import largest_stored
+from medhpc.stitch.labels import Labels
+from medhpc.stitch.order import Order, short_digest
 from medhpc.stitch.request import SPLIT_DEPTH, SPLIT_LIMIT, Request
-from medhpc.stitch.stage import Stage
 from medhpc.stitch.table import check_table
-from medhpc.stitch.write import labelling_thickness, write_blockwise, write_labels
+from medhpc.stitch.work import Labelling, Reduction, work_of
+from medhpc.stitch.write import Do, Progress, labelling_thickness, one_by_one, write_labels, write_reduction
 from medhpc.volume import check_writable
 
 
@@ -116,26 +118,24 @@ def stitch(
     if objects is not None:
         check_table(Path(objects))
     opened.require_all()
-    thickness = labelling_thickness(opened.plan.region)
-    stage = Stage(opened, out, labels=kind in ("mask", "labels"), levels=levels)
-    identity = dataclasses.asdict(request) | {
-        "plan": opened.ledger.plan,
-        "thickness": thickness,
-        "stage": str(stage.path),
-    }
-    with stage.scratch.locked(identity), room_and_rights(out):
-        if kind == "labels":
-            labels = write_labels(opened, request, stage, thickness, progress)
-            found = len(labels.table) > 0
-        else:
-            labels = None
-            found = write_blockwise(opened, request, stage, progress)
+    order = Order(
+        run=str(opened.folder.absolute()),
+        out=str(out.absolute()),
+        result=short_digest(str(out.resolve())),
+        request=request,
+        plan=opened.ledger.plan,
+        thickness=labelling_thickness(opened.plan.region),
+    )
+    work = work_of(order, opened)
+    with work.scratch.locked(work.stage.path), room_and_rights(out):
+        labels = _write(work, one_by_one(work), progress)
+        found = work.found
         opened.add_result(file)
     return StitchResult(
         out=str(out),
         kind=kind,
-        shape=tuple(stage.array.shape),
-        dtype=str(stage.array.dtype),
+        shape=work.stage.shape,
+        dtype=str(work.stage.dtype),
         objects=None if labels is None else len(labels.table),
         left_whole=0 if labels is None else labels.left_whole,
         table=request.objects,
@@ -144,3 +144,10 @@ def stitch(
         largest=None if found else largest_stored(opened),
         seconds=time.monotonic() - began,
     )
+
+
+def _write(work: Labelling | Reduction, do: Do, progress: Progress | None) -> Labels | None:
+    if isinstance(work, Labelling):
+        return write_labels(work, do, progress)
+    write_reduction(work, do, progress)
+    return None

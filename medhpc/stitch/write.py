@@ -1,103 +1,67 @@
-"""Slab by slab from the tiles to the stage, passing over what an earlier stitch has done."""
+"""The steps of a stitch in their order, from the tiles to the result; units are done by whoever does them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import numpy as np
-import zarr
-
-from medhpc.geometry import Box, Index
-from medhpc.run import Run
-from medhpc.run.shards import DurableStore
-from medhpc.stitch.components import Components
-from medhpc.stitch.foreground import Foreground
+from medhpc.geometry import Box
 from medhpc.stitch.labels import Labels
-from medhpc.stitch.parts import Parts, Splitting
-from medhpc.stitch.reduce import to_mask
-from medhpc.stitch.request import Request
-from medhpc.stitch.scratch import Scratch
-from medhpc.stitch.slabs import ProvenTiles, cells_of, in_parallel, slabs_of
-from medhpc.stitch.stage import Stage
 from medhpc.stitch.table import write_table
-from medhpc.volume.codecs import codecs_for
+from medhpc.stitch.work import Labelling, Reduction, Work
 
 SLAB_VOXELS = 2**26  # of a slab whose voxels are labelled together
 THICKEST = 64  # planes of such a slab
-SHARD_VOXELS = 2**22  # of labels
 
-Progress = Callable[[int, int], None]
+Do: TypeAlias = Callable[[str, Sequence[int]], Iterable[None]]
+"""Does one step of the slabs of these numbers, and yields as often as one of them is done."""
+
+Progress: TypeAlias = Callable[[int, int], None]
 
 
-def write_blockwise(run: Run, request: Request, stage: Stage, progress: Progress | None) -> bool:
-    """Make the result of what needs no context: masks, probabilities, raw numbers.
+def one_by_one(work: Work) -> Do:
+    """Units are done here, one after the other, each on all cores."""
 
-    Returns
-    -------
-    bool
-        Whether there is any voxel but 0 in it; True, too, where an earlier stitch wrote a part.
-    """
-    stored, tiles, found = run.plan.stored, ProvenTiles(run), False
+    def do(step: str, numbers: Sequence[int]) -> Iterator[None]:
+        for number in numbers:
+            work.do(step, number)
+            yield
 
-    def reduced(block: np.ndarray) -> np.ndarray:
-        if request.kind == "mask":
-            return to_mask(block, stored.kind, request.level)
-        return block if stored.channels > 1 else block[0]
+    return do
 
-    sample = reduced(np.zeros((stored.channels, 1, 1, 1), stored.dtype))
-    stage.open(sample.dtype, channels=stored.channels if sample.ndim == 4 else 0)
 
-    def write(cell: Box) -> bool:
-        values = reduced(tiles.read(cell))
-        stage.array[..., *cell.slices] = values
-        return bool(values.any())
-
-    slabs = slabs_of(run.plan.region, stage.shard[0])
+def write_reduction(work: Reduction, do: Do, progress: Progress | None) -> None:
+    """Make masks, probabilities, raw numbers."""
+    work.make_stage()
+    slabs = range(len(work.slabs))
     tick = _ticks(progress, len(slabs) + 1)
-    for slab in slabs:
-        if stage.is_written(slab):
-            found = True
-        else:
-            found |= any(in_parallel(write, cells_of(slab, stage.shard)))
-            stage.mark_written(slab)
+    for _ in do("reduce", slabs):
         tick()
-    stage.publish()
+    _publish(work, do)
     tick()
-    return found
 
 
-def write_labels(run: Run, request: Request, stage: Stage, thickness: int, progress: Progress | None) -> Labels:
+def write_labels(work: Labelling, do: Do, progress: Progress | None) -> Labels:
     """Find the objects, make the result of their ids, and the table where one is asked for."""
-    plan, scratch = run.plan, stage.scratch
-    slabs = slabs_of(plan.region, thickness)
+    request, source, labels = work.request, work.plan.source, work.labels
+    slabs = range(len(work.slabs))
     tick = _ticks(progress, len(slabs) * (3 if request.split else 2) + 1)
-    foreground = Foreground(ProvenTiles(run), plan, request.level, request.smooth)
-    shard = _shard_of_labels(thickness)
-    components = Components(slabs, plan.source.shape, _open_components(scratch, plan.source.shape, shard), scratch)
-    for number in range(len(slabs)):
-        components.label(number, foreground)
+    for _ in do("label", slabs):
         tick()
-    parts = None
+    work.components.merge()
     if request.split:
-        parts = Parts(components, scratch, _splitting(run, request))
-        for number in range(len(slabs)):
-            parts.cut(number, foreground)
+        for _ in do("cut", slabs):
             tick()
-    labels = Labels(components, parts, request.min_size)
-    _, height, length = shard
-    stage.open(labels.dtype, chunks=(thickness, height // 4, length // 4), shards=shard)
-    for slab in slabs:
-        if not stage.is_written(slab):
-            _write_slab(stage, slab, labels.paint(slab))
-            stage.mark_written(slab)
+    labels.number()
+    work.make_stage()
+    for _ in do("paint", slabs):
         tick()
     if request.objects:
-        write_table(Path(request.objects), labels.table, plan.source.voxel_size_um, foreground.full)
-    stage.publish()
+        write_table(Path(request.objects), labels.table, source.voxel_size_um, work.foreground.full)
+    _publish(work, do)
     tick()
     return labels
 
@@ -109,37 +73,16 @@ def labelling_thickness(region: Box) -> int:
     return min(THICKEST, 2 ** int(math.log2(affordable)))
 
 
-def _shard_of_labels(thickness: int) -> Index:
-    """As many planes as a slab has, and as wide as that leaves."""
-    side = 2 ** int(math.log2(SHARD_VOXELS // thickness) / 2)
-    return thickness, side, side
+def _publish(work: Work, do: Do) -> None:
+    if work.stage.is_result:
+        for level in work.levels:
+            _exhaust(do("shrink", level))
+    work.stage.publish()
 
 
-def _open_components(scratch: Scratch, volume: Index, chunk: Index) -> Any:
-    """The array of provisional labels."""
-    store = DurableStore(scratch.folder / "components.zarr", aside=scratch.folder)
-    if not scratch.has("components"):
-        chunks = tuple(map(min, chunk, volume))
-        codecs = codecs_for("uint32", labels=True)
-        zarr.create_array(store, shape=volume, dtype="uint32", chunks=chunks, compressors=codecs, overwrite=True)
-        scratch.mark("components")
-    return zarr.open_array(store, mode="r+")
-
-
-def _write_slab(stage: Stage, slab: Box, voxels: np.ndarray) -> None:
-    def write(cell: Box) -> None:
-        stage.array[cell.slices] = voxels[cell.relative_to(slab).slices]
-
-    in_parallel(write, cells_of(slab, stage.shard))
-
-
-def _splitting(run: Run, request: Request) -> Splitting:
-    return Splitting(
-        depth=request.split_depth,
-        limit=request.split_limit,
-        voxel_size=run.plan.source.voxel_size or (1.0, 1.0, 1.0),
-        min_size=request.min_size,
-    )
+def _exhaust(units: Iterable[None]) -> None:
+    for _ in units:
+        pass
 
 
 def _ticks(progress: Progress | None, total: int) -> Callable[[], None]:

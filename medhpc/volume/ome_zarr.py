@@ -192,6 +192,26 @@ def build_pyramid(group: zarr.Group, *, labels: bool, progress: Callable[[int, i
                         progress(done, total)
 
 
+def rows_of_levels(group: zarr.Group) -> list[tuple[int, int]]:
+    """The pyramid above the full resolution as (level, row): a row is the shards that lie side by side in z.
+
+    For those who fill it by :func:`fill_row`, a level after the one before it, the rows of a level in any order.
+    """
+    levels = [_level(group, level) for level in range(1, len(list(group.array_keys())))]
+    counts = [-(-level.shape[-3] // _shards(level)[-3]) for level in levels]
+    return [(level, row) for level, count in enumerate(counts, start=1) for row in range(count)]
+
+
+def fill_row(group: zarr.Group, level: int, row: int, *, labels: bool) -> None:
+    """Fill one row of shards of one level; what is there already is left as it is. See :func:`build_pyramid`."""
+    source, target = _level(group, level - 1), _level(group, level)
+    height = _shards(target)[-3]
+    cells = [cell for cell in _cells(target.shape, _shards(target)) if cell[-3].start == row * height]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        todo = (cell for cell in cells if not _is_there(target, cell))
+        list(threads.map(lambda cell: _shrink(source, target, cell, labels=labels), todo))
+
+
 def _shrink(source: Level, target: Level, cell: tuple[slice, ...], *, labels: bool) -> None:
     """Fill one shard of a level from the level before."""
     factor = tuple(2 if n > m else 1 for n, m in zip(source.shape, target.shape, strict=True))
