@@ -1,0 +1,211 @@
+"""Settings of a site: what is in force is known, and where it is from; what cannot be meant is told in one line."""
+
+import dataclasses
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from test_jobs_slurm import ASSOCIATIONS, CONFIG, NODES, PARTITIONS, QUALITIES
+
+from medhpc.cli import main
+from medhpc.errors import BadOption
+from medhpc.jobs.site import KEYS, SBATCH_VARIABLES, Site, load_site, site_path
+from medhpc.jobs.site_file import Answers, init_site, site_text
+from medhpc.jobs.slurm_limits import limits_of, parse_associations, parse_config, parse_qos
+from medhpc.jobs.slurm_nodes import parse_partitions
+
+GOLDEN = Path(__file__).parent / "golden" / "site.toml"
+ANSWERS = Answers(
+    limits=limits_of(parse_config(CONFIG), None),
+    partitions=tuple(parse_partitions(PARTITIONS, NODES)),
+    associations=tuple(parse_associations(ASSOCIATIONS)),
+    qualities=tuple(parse_qos(QUALITIES)),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch, tmp_path):
+    """No file and no variable of the person who tests."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    for variable in ("MEDHPC_SITE", *SBATCH_VARIABLES.values()):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write the file that is in force."""
+
+    def put(text: str) -> Path:
+        path = tmp_path / "lab.toml"
+        path.write_text(text)
+        monkeypatch.setenv("MEDHPC_SITE", str(path))
+        return path
+
+    return put
+
+
+# --- what is in force ----------------------------------------------------------------------------
+
+
+def test_nothing_is_set_by_itself():
+    site, origins = load_site()
+    assert site == Site()
+    assert set(origins.values()) == {"default"}
+    assert site_path().name == "site.toml" and not site_path().exists()
+
+
+def test_every_setting_of_a_file(write):
+    path = write(
+        'partition = "gpu"\naccount = "lab"\nqos = "short"\nconstraint = "a100&fast"\ngres = "gpu:a100:1"\n'
+        'reservation = "r"\nnodelist = "n1"\nexclude = "n[2-3]"\ncpus = 8\nmemory = "16G"\nmodules = ["cuda/12"]\n'
+        'venv = "/opt/venv"\napptainer = "/opt/a b.sif"\nnv = true\nbind = ["/data:/data:ro"]\nmedhpc = "medhpc"\n'
+        'scratch = "/scratch"\nmail_user = "a@b.c"\nmail_type = "END,FAIL"\ntemplates = "/opt/t"\n'
+        'extra = ["--licenses=a@b:1", "--exclusive"]\n'
+    )
+    site, origins = load_site()
+    assert set(origins) == set(KEYS) and set(origins.values()) == {str(path)}
+    assert (site.cpus, site.memory, site.modules, site.nv) == (8, 16 << 30, ("cuda/12",), True)
+    assert all(getattr(site, key) for key in KEYS)
+
+
+def test_the_environment_overrides_the_file_as_for_sbatch(write, monkeypatch):
+    write('account = "lab"\npartition = "gpu"\n')
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    site, origins = load_site()
+    assert (site.account, origins["account"]) == ("mine", "$SBATCH_ACCOUNT")
+    assert site.partition == "gpu"
+
+
+def test_the_users_own_file_is_found(tmp_path):
+    assert site_path() == tmp_path / "config" / "medhpc" / "site.toml"
+    site_path().parent.mkdir(parents=True)
+    site_path().write_text('qos = "long"\n')
+    assert load_site()[0].qos == "long"
+
+
+def test_folders_may_start_at_home(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    write('venv = "~/venv"\n')
+    assert load_site()[0].venv == "/home/me/venv"
+
+
+def test_what_every_job_gets():
+    site = Site(partition="gpu", mail_user="a@b.c", cpus=8, gres="gpu:1", extra=("--exclusive", "--licenses=a=b"))
+    assert site.directives == {"partition": "gpu", "mail-user": "a@b.c", "exclusive": "", "licenses": "a=b"}
+
+
+def test_settings_and_their_meaning_are_listed_alike():
+    assert list(KEYS) == [field.name for field in dataclasses.fields(Site)]
+
+
+# --- what cannot be meant ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ('partiton = "gpu"', "there is no setting 'partiton'; did you mean 'partition'"),
+        ('mail-user = "a@b.c"', "did you mean 'mail_user'"),
+        ("xyz = 1", "there is no setting 'xyz'; valid are partition, account, qos, .*, extra"),
+        ("partition = 5", 'partition is 5; expected a partition, or several as "a,b"'),
+        ('partition = "a b"', "partition is 'a b'; expected a partition"),
+        ('account = "a\\nb"', "account is 'a\\\\nb'; expected"),
+        ("cpus = true", "cpus is True; expected a number of CPUs"),
+        ("cpus = -1", "cpus is -1; expected"),
+        ('memory = "much"', 'memory is \'much\'; expected memory for a task, such as "16G"'),
+        ('modules = "cuda"', "modules is 'cuda'; expected a list of modules"),
+        ("modules = [1]", r"modules is \[1\]; expected"),
+        ('venv = "here"', "venv is 'here'; expected the folder"),
+        ('mail_type = "sometimes"', "mail_type is 'sometimes'; expected occasions"),
+        ('extra = ["--array=1"]', r"extra is \['--array=1'\]; expected a list of other options"),
+        ('extra = ["--partition=x"]', "none that is a setting here"),
+        ('extra = ["-x"]', "extra is"),
+        ("partition = ", "is not TOML: .*; a line looks like"),
+        ('[slurm]\npartition = "gpu"', "there is no setting 'slurm'"),
+    ],
+)
+def test_one_line_tells_file_key_and_what_is_expected(write, line, told):
+    path = write(line + "\n")
+    with pytest.raises(BadOption, match=told) as caught:
+        load_site()
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_a_variable_that_cannot_be_meant(monkeypatch):
+    monkeypatch.setenv("SBATCH_QOS", "a b")
+    with pytest.raises(BadOption, match=r"^\$SBATCH_QOS: qos is 'a b'; expected"):
+        load_site()
+
+
+def test_options_are_checked_as_files_are():
+    with pytest.raises(BadOption, match="^partition is 'a b'; expected"):
+        dataclasses.replace(Site(), partition="a b")
+
+
+def test_a_file_that_is_named_must_be_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "none.toml"))
+    with pytest.raises(BadOption, match="which is not there; write it with 'medhpc site init'"):
+        load_site()
+
+
+# --- writing one ---------------------------------------------------------------------------------
+
+
+def test_the_text_of_a_new_file_is_golden():
+    assert site_text(ANSWERS) == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize("answers", [ANSWERS, None])
+def test_a_new_file_sets_nothing_and_each_of_its_lines_can_be_put_in_force(answers, write):
+    text = site_text(answers)
+    assert tomllib.loads(text) == {}
+    in_force = re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE)
+    assert list(tomllib.loads(in_force)) == list(KEYS)
+    write(in_force)
+    assert set(load_site()[1].values()) == {str(site_path())}
+
+
+def test_a_file_is_not_replaced_unasked(tmp_path):
+    path = tmp_path / "new" / "site.toml"
+    assert init_site(path)[0] == path
+    path.write_text("cpus = 1\n")
+    with pytest.raises(BadOption, match="is there already; edit it, or give --force"):
+        init_site(path)
+    assert path.read_text() == "cpus = 1\n"
+    init_site(path, force=True)
+    assert path.read_text() == site_text(None)
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command to its good end; what it printed."""
+
+    def end(*arguments: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+        return tuple(capsys.readouterr())
+
+    return end
+
+
+def test_site_init_says_where_to_and_what_it_could_not_ask(run):
+    out, err = run("site", "init")
+    assert f"{site_path()} is written" in out and "is not on PATH" in err
+    assert run("site", "show")[0].startswith("nothing is set")
+
+
+def test_site_show_prints_what_is_in_force_and_where_from(run, write):
+    path = write('memory = "16G"\nmodules = ["a", "b"]\n')
+    shown, _ = run("site", "show")
+    assert re.search(rf"memory +16 GiB +{path}", shown) and re.search(rf"modules +a, b +{path}", shown)
+    found = json.loads(run("site", "show", "--json")[0])
+    assert found["file"] == str(path)
+    assert found["settings"]["memory"] == {"value": 16 << 30, "from": str(path)}
+    assert found["settings"]["qos"] == {"value": "", "from": "default"}
