@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -35,7 +35,7 @@ tile_options = options.together(
         type=click.Choice(["probability", "argmax", "raw"]),
         default="probability",
         show_default=True,
-        help="What tiles keep: probabilities, the likeliest class, or the network's own numbers.",
+        help="What tiles keep: probabilities (0 to 255, p = number / 255), the likeliest class, or raw numbers.",
     ),
     click.option(
         "--dtype",
@@ -155,18 +155,18 @@ def without_requirement(decorate: Callable[..., Any], name: str) -> Callable[...
     return decorated
 
 
-def arguments(decorate: Callable[..., Any], values: Mapping[str, Any], leave_out: Sequence[str] = ()) -> list[str]:
-    """Options as a command line has them, from the values that they were parsed to; defaults are left out."""
+def arguments(decorate: Callable[..., Any], leave_out: Sequence[str] = ()) -> list[str]:
+    """The options among these that the user gave to the running command, as another command takes them."""
 
     def nothing() -> None:
         """Carries the options."""
 
+    context = click.get_current_context()
     words: list[str] = []
     for option in reversed(decorate(nothing).__click_params__):
-        value = values[option.name]
-        default = option.type_cast_value(click.Context(click.Command("")), option.default)
-        if option.name in leave_out or value is None or value == default:
-            continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [option.opts[0]] if option.is_flag else [option.opts[0], text]
+        value = context.params[option.name]
+        given = context.get_parameter_source(option.name) != click.core.ParameterSource.DEFAULT
+        if given and option.name not in leave_out:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [option.opts[0]] if option.is_flag else [option.opts[0], text]
     return words

@@ -29,7 +29,7 @@ def train() -> None:
 @click.option("--width", type=click.IntRange(1), default=1, show_default=True, metavar="W", help="Channels per layer.")
 @click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="UM", help="Radius drawn around points, um.")
 @options.region
-@click.option("--patch", type=options.IndexOr(), help="Voxels per patch; 48,64,64 unless given.")
+@click.option("--patch", type=options.IndexOr(), help="Voxels per patch; 48,64,64 unless given (2D: 1,384,384).")
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Stop after this time; 10 unless given."
 )
