@@ -115,7 +115,7 @@ def test_settings_and_their_meaning_are_listed_alike():
         ('account = "a\\nb"', "account is 'a\\\\nb'; expected"),
         ("cpus = true", "cpus is True; expected a number of CPUs"),
         ("cpus = -1", "cpus is -1; expected"),
-        ('memory = "much"', 'memory is \'much\'; expected memory for a task, such as "16G"'),
+        ('memory = "much"', "memory is 'much'; expected memory for a task, such as \"16G\""),
         ('modules = "cuda"', "modules is 'cuda'; expected a list of modules"),
         ("modules = [1]", r"modules is \[1\]; expected"),
         ('venv = "here"', "venv is 'here'; expected the folder"),

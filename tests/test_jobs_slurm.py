@@ -85,7 +85,9 @@ def test_any_name_and_comment_survive(name, comment):
     assert (job.name, job.comment) == (name, comment)
 
 
-@pytest.mark.parametrize("text", ["slurm is being upgraded", SQUEUE[:-40], SQUEUE[:-2], BEGIN, SQUEUE.replace("595:7", "595:7,...")])
+@pytest.mark.parametrize(
+    "text", ["slurm is being upgraded", SQUEUE[:-40], SQUEUE[:-2], BEGIN, SQUEUE.replace("595:7", "595:7,...")]
+)
 def test_half_an_answer_is_none(text):
     with pytest.raises(ValueError):
         parse_squeue(text)
@@ -136,7 +138,7 @@ def test_partitions_with_their_nodes():
     assert (gpu.is_default, gpu.qos, gpu.preempt_mode) == (False, "gpuqos", "REQUEUE")
     assert (gpu.max_time_seconds, gpu.default_time_seconds, gpu.max_nodes) == (None, None, 2)
     assert (gpu.cpus_per_node, gpu.memory_per_node) == (16, 100000 << 20)
-    assert (gpu.gres, gpu.gpus_per_node, gpu.usable_nodes) == ("gpu:a100:4(S:0-1)", 4, 1)
+    assert (gpu.gres, gpu.gpus_per_node, gpu.usable_nodes) == ("gpu:a100:4", 4, 1)
     assert (future.nodes, future.cpus_per_node, future.max_memory_per_cpu) == (0, 0, 4000 << 20)
 
 
@@ -145,8 +147,8 @@ def test_partitions_with_their_nodes():
     [
         ("", 0),
         ("gpu:2", 2),
-        ("gpu:a100:4(S:0-1)", 4),
-        ("gpu:a100:2(S:0,1),gpu:v100:2(S:1)", 4),
+        ("gpu:a100:4", 4),
+        ("gpu:a100:2,gpu:v100:2", 4),
         ("shard:8", 0),
         ("tmp:100G,gpu:nvidia_a100_3g.20gb:7,shard:gpu:5", 7),
     ],

@@ -106,7 +106,7 @@ def _known(key: str, answers: Answers) -> tuple[list[str], str]:
         found = {one.name: _qos(one) for one in answers.qualities}
         return _listed("Yours", [found.get(name, name) for name in names]), names[0] if names else ""
     if key == "gres":
-        gres = [one.gres.partition("(")[0] for one in answers.partitions if one.gpus_per_node]
+        gres = [one.gres for one in answers.partitions if one.gpus_per_node]
         return _listed("Nodes here have", dict.fromkeys(gres)), ""
     return [], ""
 
@@ -117,7 +117,8 @@ def _listed(title: str, names: Iterable[str]) -> list[str]:
 
 
 def _partition(partition: Partition) -> str:
-    parts = [f"{partition.name}{' (default)' if partition.is_default else ''}: {partition.nodes} node{'s' * (partition.nodes != 1)}"]
+    nodes = f"{partition.nodes} node{'s' * (partition.nodes != 1)}"
+    parts = [f"{partition.name}{' (default)' if partition.is_default else ''}: {nodes}"]
     parts += [f"up to {partition.cpus_per_node} CPUs and {partition.memory_per_node / 2**30:.3g}G each"]
     parts += [partition.gres] if partition.gres else []
     limit = partition.max_time_seconds

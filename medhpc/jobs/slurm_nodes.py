@@ -138,7 +138,7 @@ def _kinds(nodes: Iterable[dict[str, str]]) -> dict[str, tuple[NodeKind, ...]]:
     for node in nodes:
         cpus = int(node.get("CPUEfctv") or node["CPUTot"])
         memory = (int(node["RealMemory"]) - int(node.get("MemSpecLimit") or 0)) * MEGABYTE
-        kind = (cpus, memory, node.get("Gres", "").replace("(null)", ""))
+        kind = (cpus, memory, re.sub(r"\([^)]*\)", "", node.get("Gres", "")))  # which sockets, or (null)
         for partition in node.get("Partitions", "").split(","):
             count = counts.setdefault(partition, {}).setdefault(kind, [0, 0])
             count[0] += 1
@@ -158,8 +158,8 @@ def _is_usable(state: str) -> bool:
 
 
 def count_gpus(gres: str) -> int:
-    """GPUs of a node by its generic resources: ``gpu:4``, ``gpu:a100:2(S:0),gpu:v100:2(S:1)``."""
-    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,()]+)??:(\d+)(?=[,(]|$)", gres))
+    """GPUs of a node by its generic resources: ``gpu:4``, ``gpu:a100:2,gpu:v100:2``."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,]+)??:(\d+)(?=,|$)", gres))
 
 
 def _fields(line: str) -> dict[str, str]:
