@@ -9,6 +9,10 @@ import pytest
 SHARED = Path(os.environ.get("MEDHPC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="write the golden files anew; look at their differences")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real images; tests that need it are marked `shared` and skip where it is absent."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medhpc.cli import show
+from medhpc.cli.plan import print_halo
+
+if TYPE_CHECKING:
+    from medhpc.run import Plan
 
 
 @click.command(short_help="The whole job on a made volume, in minutes.")
@@ -22,18 +27,33 @@ def demo(folder: str, minutes: float) -> None:
     \b
       medhpc demo demo
     """
+    from medhpc import tiling
     from medhpc.demo import run_demo
 
-    with show.stages() as report:
-        result = run_demo(folder, minutes=minutes, say=click.echo, report=report)
+    def planned(plan: Plan, run: Path) -> None:
+        print_halo(tiling.summarize(plan, run))
+
+    with show.stages(first="demo") as report:
+        result = run_demo(folder, minutes=minutes, say=click.echo, planned=planned, report=report)
     figures = result.figures
     click.echo()
-    click.echo(show.table([_row(name, figures[name]) for name in ("tiled", "whole", "without_halo")]))
-    click.echo(f"\n{result.picture} shows it; {result.folder} holds the files")
+    click.echo(show.table([_row(figures[name]) for name in ("tiled", "whole", "without_halo")]))
+    click.echo(
+        f"cells match within {figures['cells_match_within_um']:g} um, judged where the network was not trained "
+        f"({figures['judged_region']}); differences are those to the un-tiled probability"
+    )
+    click.echo(f"\n{show.path(str(result.picture))} shows it; {show.path(str(result.folder))} holds the files")
 
 
-def _row(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+def _row(figures: Mapping[str, Any]) -> dict[str, str]:
     """One way to predict, and how good it was."""
-    columns = ("tiles", "halo", "cells", "precision", "recall", "f1", "max_error", "labels_flipped")
-    numbers = {column.replace("_", " "): show.number(figures.get(column)) for column in columns}
-    return {"": name.replace("_", " ")} | numbers | {"infer": show.duration(figures["infer_seconds"])}
+    flipped = figures.get("labels_flipped")
+    return {
+        "": figures["title"],
+        "tiles": show.number(figures["tiles"]),
+        "cells": show.number(figures["cells"]),
+        **{name: show.number(figures[name]) for name in ("precision", "recall", "f1")},
+        "max difference": show.number(figures.get("max_error")),
+        "labels flipped": "-" if flipped is None else f"{1e6 * flipped / figures['voxels']:.3g} ppm",
+        "infer": show.duration(figures["infer_seconds"]),
+    }

@@ -152,7 +152,7 @@ def _prepare(
     from medhpc import jobs
 
     network, objects = settings.get("network"), settings.get("objects")
-    stitching = run_options.arguments(run_options.stitch_options, settings, leave_out=("objects",))
+    stitching = run_options.arguments(run_options.stitch_options, leave_out=("objects",))
     if settings["stitch_workers"]:
         stitching += ["--dask", f"local:{settings['stitch_workers']}"]
     common = {
@@ -182,7 +182,7 @@ def _prepare(
             tasks=settings["tasks"],
             memory=settings["memory"],
             tile_options=run_options.arguments(
-                run_options.tile_options, settings, leave_out=("network", "memory", "threads", "device")
+                run_options.tile_options, leave_out=("network", "memory", "threads", "device")
             ),
             **common,
         )

@@ -27,6 +27,11 @@ def print_plan(plan: Summary, **more: str) -> None:
         click.echo("medhpc: warning: this file system has too few inodes left", err=True)
 
 
+def print_halo(plan: Summary) -> None:
+    """Print what the plan knows of its halo only."""
+    show.fields(_halo(plan))
+
+
 def _what(plan: Summary) -> dict[str, str]:
     lines = {"volume": f"{show.path(plan['volume'])}\n{show.shape(plan['shape'])} voxels"}
     if plan["copied"]:

@@ -60,7 +60,7 @@ def page(found: Progress, width: int, height: int, *, colour: bool = False) -> l
     return [
         *show.aligned(facts),
         "",
-        *(f"  {line}" for line in drawn),
+        *(f"  {line}".rstrip() for line in drawn),
         "",
         *show.aligned({"next": _next_step(found)}),
     ]

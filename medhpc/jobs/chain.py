@@ -10,7 +10,7 @@ An arrow means: when all of that has ended, however it ended. What is done stand
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _per_target(
         Step(
             name=f"{kind}-{part}" if len(arrays) > 1 else kind,
             kind=kind,
-            resources=resources,
+            resources=replace(resources, warning=0),  # only infer listens to the signal
             targets=tuple(targets[array.start : array.stop]),
             tasks=len(array),
             concurrent=concurrent,

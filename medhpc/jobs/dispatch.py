@@ -53,7 +53,8 @@ def submit(
     Returns
     -------
     Submission
-        With the ids of its jobs. For ``local`` and ``debug``, all steps have ended.
+        With the ids of its jobs. For ``local`` and ``debug``, all steps have ended. Where an earlier submission of the
+        run was cut short and has live jobs, that one, made whole.
 
     Raises
     ------
@@ -66,7 +67,11 @@ def submit(
     submission = prepared.submission
     with _alone(submission.folder.parent):
         if submission.cluster == "slurm":
-            _refuse_if_busy(prepared, patience)
+            busy = _patiently(lambda: [job for target in prepared.targets for job in live_jobs(target.run)], patience)
+            half = unfinished(prepared.targets[0].run)
+            if busy and half:
+                return finish(half, progress=progress, patience=patience)
+            _refuse_if_busy(busy)
         write_scripts(prepared, submission.folder)
         submission.saved()
         if submission.cluster == "slurm":
@@ -81,15 +86,19 @@ def submit(
 def finish(
     submission: Submission, *, progress: Callable[[str], None] | None = None, patience: float = PATIENCE
 ) -> Submission:
-    """Submit the steps of a chain that have no job yet.
+    """Submit the steps of a chain that have no job yet, and are not in the queue either.
 
     Raises
     ------
     SlurmDown, SubmissionRefused
         What was submitted is written down.
     """
+    queued = {job.comment: job.array for job in _patiently(my_jobs, patience)} if submission.jobs else {}
     for step in submission.steps:
         if step.name in submission.jobs:
+            continue
+        if submission.comment(step) in queued:  # sbatch went through, its answer was not written down any more
+            submission = submission.with_job(step, queued[submission.comment(step)])
             continue
         dependency = ":".join(submission.jobs[name] for name in step.after)
         options = [f"--dependency=afterany:{dependency}"] if dependency else []
@@ -185,23 +194,25 @@ def live_jobs(run: str | Path) -> list[Job]:
     return [job for job in my_jobs() if job.comment in ours] if ours else []
 
 
-def _refuse_if_busy(prepared: Prepared, patience: float) -> None:
+def _refuse_if_busy(jobs: Sequence[Job]) -> None:
+    if jobs:
+        ids = ", ".join(sorted({job.array for job in jobs}))
+        raise RunBusy(
+            f"this run has live jobs ({ids}); watch them with 'medhpc status --watch', "
+            "or end them with 'medhpc cancel' before submitting again"
+        )
+
+
+def _patiently(ask: Callable[[], list[Job]], patience: float) -> list[Job]:
+    """The answer to a question, asked again while the controller does not answer."""
     deadline = time.monotonic() + patience
-    for target in prepared.targets:
-        while True:
-            try:
-                busy = live_jobs(target.run)
-                break
-            except SlurmDown:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(PAUSE)
-        if busy:
-            ids = ", ".join(sorted({job.array for job in busy}))
-            raise RunBusy(
-                f"{target.run} has live jobs ({ids}); watch them with 'medhpc status --watch', "
-                "or end them with 'medhpc cancel' before submitting again"
-            )
+    while True:
+        try:
+            return ask()
+        except SlurmDown:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE)
 
 
 @contextmanager
