@@ -17,7 +17,7 @@ from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import as_time
 
 VALUES, END_OF_VALUES = "# --- values", "# --- end of values"
-DIRECTIVE = re.compile(r"^(?:##)?#SBATCH\s+--([a-z-]+)(?:[= ].*)?$")
+DIRECTIVE = re.compile(r"^##?SBATCH\s+--([a-z-]+)(?:[= ].*)?$")
 
 
 def render(template: str, directives: Mapping[str, str], values: Sequence[str]) -> str:
