@@ -114,6 +114,10 @@ class SubmissionRefused(MedhpcError):
     """SLURM said no to a job."""
 
 
+class NoWorkers(MedhpcError):
+    """A Dask cluster that cannot be reached, or has no workers that can do the work."""
+
+
 # --- the machine ---------------------------------------------------------------------------------
 
 

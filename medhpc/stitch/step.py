@@ -9,17 +9,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medhpc.run import Run
 from medhpc.run.durable import room_and_rights
+from medhpc.stitch.cluster import on_cluster
 from medhpc.stitch.foreground import largest_stored
 from medhpc.stitch.labels import Labels
 from medhpc.stitch.order import Order, short_digest
 from medhpc.stitch.request import SPLIT_DEPTH, SPLIT_LIMIT, Request
 from medhpc.stitch.table import check_table
+from medhpc.stitch.where import WorkerJobs, parse_where
 from medhpc.stitch.work import Labelling, Reduction, work_of
 from medhpc.stitch.write import Do, Progress, labelling_thickness, one_by_one, write_labels, write_reduction
 from medhpc.volume import check_writable
@@ -59,6 +62,8 @@ def stitch(
     split_limit: int = SPLIT_LIMIT,
     objects: str | Path | None = None,
     levels: int | None = None,
+    dask: str | None = None,
+    worker_jobs: WorkerJobs | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> StitchResult:
     """Put the tiles of a run together.
@@ -89,6 +94,12 @@ def stitch(
         CSV of the objects (see :mod:`medhpc.stitch.table`); labels only.
     levels : int, optional
         Levels of an OME-Zarr's pyramid; 1 for none.
+    dask : str, optional
+        Dask cluster whose workers do the work; all cores of this machine unless given. ``local:N``: N processes of this
+        machine (the calling script needs its ``if __name__ == "__main__":``), ``srun:N``: N tasks of the job that this
+        is, ``slurm:N``: N jobs, ``tcp://HOST:PORT``: a scheduler that runs. The result is the same, byte by byte.
+    worker_jobs : WorkerJobs, optional
+        What each job of ``slurm:N`` asks for.
     progress : callable, optional
         Called with (steps done, steps).
 
@@ -98,10 +109,13 @@ def stitch(
         Tiles are missing or damaged; says which, and the command that fills them.
     NotInPlan
         The tiles do not hold what was asked for.
+    NoWorkers, NoSlurm
+        There is no such Dask cluster, or it has lost its workers.
     BadOption, NoPermission, DiskFull
     """
     began = time.monotonic()
     opened, out = Run(run), Path(out)
+    where = None if dask is None else parse_where(dask, worker_jobs)
     request = Request(
         kind=kind,
         threshold=threshold,
@@ -128,7 +142,8 @@ def stitch(
     )
     work = work_of(order, opened)
     with work.scratch.locked(work.stage.path), room_and_rights(out):
-        labels = _write(work, one_by_one(work), progress)
+        with nullcontext(one_by_one(work)) if where is None else on_cluster(where, order, work.scratch.folder) as do:
+            labels = _write(work, do, progress)
         found = work.found
         opened.add_result(file)
     return StitchResult(
