@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 import medhpc
-from medhpc.cli import demo, evaluation, infer, jobs, runs, site, status, training, volumes
+from medhpc.cli import demo, evaluation, infer, jobs, report, runs, site, status, training, volumes
 from medhpc.errors import MedhpcError
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
@@ -24,7 +24,7 @@ SECTIONS = {
     "On a cluster": (jobs.submit, jobs.script, jobs.cancel, site.site),
     "Networks": (training.train,),
     "Volumes": (volumes.info, volumes.convert),
-    "Also": (runs.clean, demo.demo),
+    "Also": (report.report, runs.clean, demo.demo),
 }
 
 
