@@ -14,7 +14,6 @@ from medhpc.errors import BadOption
 
 START = 60  # seconds: to start Python, load the network, read the ledger, on a slow file system
 SPARE = 2.0  # a node may be half as fast as the one that was measured
-HEADROOM = 1.15  # of memory: what the measure did not see
 MORE_MEMORY, MORE_TIME = 1.5, 2.0  # for each round of repair
 LEAST_WARNING = 30  # seconds between the signal and the time limit
 SHARE_OF_REPAIR = 8  # one repair task stands by for so many tasks
@@ -91,6 +90,7 @@ def pack(
     target_seconds: float,
     cpus: int,
     gpus: int,
+    memory: int,
     rounds: int,
     steps: int,
     ceiling: Ceiling,
@@ -104,8 +104,8 @@ def pack(
     cost : Cost
     target_seconds : float
         How long a task should take.
-    cpus, gpus : int
-        For one task.
+    cpus, gpus, memory : int
+        For one task; memory in bytes.
     rounds : int
         Of repair.
     steps : int
@@ -134,7 +134,7 @@ def pack(
     wanted = Resources(
         cpus=cpus,
         gpus=gpus,
-        memory=int(HEADROOM * cost.memory),
+        memory=memory,
         seconds=math.ceil(START + SPARE * work + warning),
         warning=warning,
     )

@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 
 import medhpc
-from medhpc.errors import BadOption, DiskFull
+from medhpc.errors import BadOption
+from medhpc.jobs.allowance import ceiling_of, cost_of, notes, room
 from medhpc.jobs.chain import Step, Target, chain
-from medhpc.jobs.packing import HEADROOM, START, Ceiling, Cost, Packing, Resources, pack
+from medhpc.jobs.packing import START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site, load_site
-from medhpc.jobs.slurm import Partition, limits, my_jobs, partitions
 from medhpc.jobs.submission import JOBS, Submission, new_id
-from medhpc.run import Plan, Run
+from medhpc.run import Run
 from medhpc.run.missing import recorded
-from medhpc.run.tally import Tally
 from medhpc.volume import open_volume
 
 CLUSTERS = ("slurm", "local", "debug")
-ENOUGH = 3  # tiles in the ledger, from which their cost is taken instead of the plan's
+HEADROOM = 1.15  # of memory: what the measure did not see
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
 PLAN_SECONDS = 1800
@@ -105,8 +104,8 @@ def prepare_run(
         raise BadOption(f"the network of {run} was given from Python, no job can load it; plan with a network file")
     site = load_site()[0] if site is None else site
     missing = np.flatnonzero(~recorded(opened))
-    needed, free = _room(opened, len(missing))
-    partition, ceiling = _ceiling(site, cluster)
+    needed, free = room(opened, len(missing))
+    partition, ceiling = ceiling_of(site, cluster)
     cost = cost_of(opened)
     asked = Resources(
         cpus=cpus or site.cpus or plan.cost.threads,
@@ -117,10 +116,11 @@ def prepare_run(
     given = ceiling.cut(asked)
     packing = pack(
         len(missing),
-        Cost(seconds=cost.seconds, memory=int(given.memory / HEADROOM), source=cost.source),
+        cost,
         target_seconds=target_seconds,
         cpus=given.cpus,
         gpus=given.gpus,
+        memory=given.memory,
         rounds=rounds,
         steps=1,
         ceiling=ceiling,
@@ -153,7 +153,7 @@ def prepare_run(
         rounds=rounds,
         needed_bytes=needed,
         free_bytes=free,
-        notes=_notes(asked, given, partition),
+        notes=notes(asked, given, partition),
     )
 
 
@@ -205,7 +205,7 @@ def prepare_volumes(
     """
     _check(cluster, target_seconds, rounds, concurrent)
     site = load_site()[0] if site is None else site
-    partition, ceiling = _ceiling(site, cluster)
+    partition, ceiling = ceiling_of(site, cluster)
     targets = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
     asked = Resources(
         cpus=cpus or site.cpus or os.cpu_count() or 1,
@@ -244,29 +244,8 @@ def prepare_volumes(
         rounds=rounds,
         needed_bytes=0,
         free_bytes=shutil.disk_usage(_existing(Path(out_dir))).free,
-        notes=_notes(asked, given, partition),
+        notes=notes(asked, given, partition),
     )
-
-
-def cost_of(run: Run) -> Cost:
-    """What a tile costs: as the ledger has it, where some tiles are done, else as the plan expects."""
-    tally = Tally(run)
-    tally.update()
-    plan, done = run.plan, tally.done
-    count = int(done.sum())
-    if count >= ENOUGH:
-        # The mean, for dear tiles count; the memory of the process that needed most.
-        seconds, memory = float(tally.seconds[done].mean()), int(tally.memory[done].max())
-        return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
-    return Cost(
-        seconds=_read_voxels(plan) * plan.cost.seconds_per_voxel / len(plan.grid),
-        memory=plan.cost.memory,
-        source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
-    )
-
-
-def _read_voxels(plan: Plan) -> int:
-    return plan.grid.read_voxels() if plan.blend.mode == "none" else plan.windows.voxels_touching(plan.grid)
 
 
 def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | None) -> None:
@@ -278,52 +257,6 @@ def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | N
         raise BadOption(f"{rounds} retries, expected 0 or more")
     if concurrent is not None and concurrent < 1:
         raise BadOption(f"{concurrent} tasks at a time, expected 1 or more")
-
-
-def _room(run: Run, missing: int) -> tuple[int, int]:
-    """Bytes that the missing tiles may take, and that are free; one file a shard."""
-    plan = run.plan
-    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
-    needed = int(stored * missing / len(plan.grid))
-    free, inodes = shutil.disk_usage(run.folder).free, os.statvfs(run.folder).f_favail
-    files = missing * int(np.prod([-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True)]))
-    if free < needed:
-        raise DiskFull(
-            f"{run.folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
-            "make room, or plan the run elsewhere"
-        )
-    if 0 < inodes < files:
-        raise DiskFull(f"{run.folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
-    return needed, free
-
-
-def _ceiling(site: Site, cluster: str) -> tuple[str, Ceiling]:
-    """The partition that jobs go to, and what it gives."""
-    if cluster != "slurm":
-        return "", Ceiling()
-    partition = _partition(site)
-    allowed = limits(account=site.account, qos=site.qos, partition=partition)
-    sizes = [allowed.max_array_size, *filter(None, [allowed.max_array_tasks])]
-    most = allowed.max_submit_jobs
-    if most is not None:
-        most -= sum(max(1, len(job.indices)) for job in my_jobs())
-    return partition.name, Ceiling(
-        cpus=partition.cpus_per_node or None,
-        memory=partition.memory_per_node or None,
-        seconds=partition.max_time_seconds,
-        array_size=min(sizes),
-        jobs=most,
-    )
-
-
-def _partition(site: Site) -> Partition:
-    found = partitions()
-    wanted = [one for one in found if one.name == site.partition.partition(",")[0]] if site.partition else found
-    default = [one for one in wanted if one.is_default] or wanted
-    if not default:
-        names = ", ".join(one.name for one in found) or "none"
-        raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
-    return default[0]
 
 
 def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> list[Target]:
@@ -372,18 +305,6 @@ def _tasks_unplanned(asked: int | None, volumes: int, rounds: int, ceiling: Ceil
 
 def _machine(resources: Resources) -> tuple[str, ...]:
     return ("--threads", str(resources.cpus), *(("--device", "cuda") if resources.gpus else ()))
-
-
-def _notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:
-    notes = []
-    if given.memory < asked.memory:
-        wanted, has = asked.memory / 2**30, given.memory / 2**30
-        notes.append(
-            f"tasks get {has:.1f} GiB, all that a node of '{partition}' has; {wanted:.1f} GiB were planned for"
-        )
-    if given.cpus < asked.cpus:
-        notes.append(f"tasks get {given.cpus} cores, all that a node of '{partition}' has; planned were {asked.cpus}")
-    return tuple(notes)
 
 
 def _submission(folder: Path, cluster: str, steps: tuple[Step, ...]) -> Submission:

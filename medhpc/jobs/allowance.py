@@ -1,0 +1,97 @@
+"""What a run needs and what the cluster gives: asked before anything is submitted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+
+from medhpc.errors import BadOption, DiskFull
+from medhpc.jobs.packing import Ceiling, Cost, Resources
+from medhpc.jobs.site import Site
+from medhpc.jobs.slurm import Partition, limits, my_jobs, partitions
+from medhpc.run import Plan, Run
+from medhpc.run.tally import Tally
+
+ENOUGH = 3  # tiles in the ledger, from which their cost is taken instead of the plan's
+
+
+def cost_of(run: Run) -> Cost:
+    """What a tile costs: as the ledger has it, where some tiles are done, else as the plan expects."""
+    tally = Tally(run)
+    tally.update()
+    plan, done = run.plan, tally.done
+    count = int(done.sum())
+    if count >= ENOUGH:
+        # The mean, for dear tiles count; the memory of the process that needed most.
+        seconds, memory = float(tally.seconds[done].mean()), int(tally.memory[done].max())
+        return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
+    return Cost(
+        seconds=_read_voxels(plan) * plan.cost.seconds_per_voxel / len(plan.grid),
+        memory=plan.cost.memory,
+        source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
+    )
+
+
+def _read_voxels(plan: Plan) -> int:
+    return plan.grid.read_voxels() if plan.blend.mode == "none" else plan.windows.voxels_touching(plan.grid)
+
+
+def room(run: Run, missing: int) -> tuple[int, int]:
+    """Bytes that the missing tiles may take, and that are free; one file a shard."""
+    plan = run.plan
+    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
+    needed = int(stored * missing / len(plan.grid))
+    free, inodes = shutil.disk_usage(run.folder).free, os.statvfs(run.folder).f_favail
+    files = missing * int(np.prod([-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True)]))
+    if free < needed:
+        raise DiskFull(
+            f"{run.folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
+            "make room, or plan the run elsewhere"
+        )
+    if 0 < inodes < files:
+        raise DiskFull(f"{run.folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
+    return needed, free
+
+
+def ceiling_of(site: Site, cluster: str) -> tuple[str, Ceiling]:
+    """The partition that jobs go to, and what it gives."""
+    if cluster != "slurm":
+        return "", Ceiling()
+    partition = _partition(site)
+    allowed = limits(account=site.account, qos=site.qos, partition=partition)
+    sizes = [allowed.max_array_size, *filter(None, [allowed.max_array_tasks])]
+    most = allowed.max_submit_jobs
+    if most is not None:
+        most -= sum(max(1, len(job.indices)) for job in my_jobs())
+    return partition.name, Ceiling(
+        cpus=partition.cpus_per_node or None,
+        memory=partition.memory_per_node or None,
+        seconds=partition.max_time_seconds,
+        array_size=min(sizes),
+        jobs=most,
+    )
+
+
+def _partition(site: Site) -> Partition:
+    found = partitions()
+    wanted = [one for one in found if one.name == site.partition.partition(",")[0]] if site.partition else found
+    default = [one for one in wanted if one.is_default] or wanted
+    if not default:
+        names = ", ".join(one.name for one in found) or "none"
+        raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
+    return default[0]
+
+
+def notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:
+    """What was cut down to what a node has, for the user."""
+    notes = []
+    if given.memory < asked.memory:
+        wanted, has = asked.memory / 2**30, given.memory / 2**30
+        notes.append(
+            f"tasks get {has:.1f} GiB, all that a node of '{partition}' has; {wanted:.1f} GiB were planned for"
+        )
+    if given.cpus < asked.cpus:
+        notes.append(f"tasks get {given.cpus} cores, all that a node of '{partition}' has; planned were {asked.cpus}")
+    return tuple(notes)

@@ -1,0 +1,363 @@
+"""Submitting: each step once, whatever the controller answers, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from samples import write_tiff
+
+from medhpc.errors import BadOption, DiskFull, NoSlurm, NotARun, RunBusy, SlurmDown, SubmissionRefused
+from medhpc.infer import infer
+from medhpc.jobs import allowance, cancel, cancellation, dispatch, live, prepare_run, prepare_volumes, submit
+from medhpc.jobs.prepare import name_of
+from medhpc.jobs.site import Site
+from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
+from medhpc.jobs.submission import Submission, submissions
+from medhpc.run import Run
+from medhpc.run.missing import missing_tiles
+from medhpc.tiling import tile
+
+pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
+SITE = Site(partition="day")
+
+
+class Controller:
+    """A controller that forgets nothing and loses what it is told to lose."""
+
+    def __init__(self) -> None:
+        self.queue: list[Job] = []
+        self.asked = 0
+        self.answers: list[str] = []  # for the next calls of sbatch: "", "lost" (runs, no answer), "down", "no"
+        self.looks: list[str] = []  # for the next calls of squeue: "", "down"
+
+    def sbatch(self, script, *options, cwd):
+        self.asked += 1
+        answer = self.answers.pop(0) if self.answers else ""
+        if answer == "no":
+            raise SubmissionRefused("sbatch refused it")
+        if answer != "down":
+            self._enter(script, options)
+        if answer:
+            raise SlurmDown("sbatch did not answer")
+        return str(len(self.queue))
+
+    def _enter(self, script, options):
+        text = script.read_text()
+        found = dict(re.findall(r"^#SBATCH --([a-z-]+)=\"?(.*?)\"?$", text, re.MULTILINE))
+        low, _, high = found.get("array", "").partition("%")[0].partition("-")
+        number = str(len(self.queue) + 1)
+        self.queue.append(
+            Job(
+                id=number,
+                array=number,
+                indices=tuple(range(int(low), int(high) + 1)) if low else (),
+                state="PENDING",
+                hosts="",
+                reason=" ".join(options),
+                partition="day",
+                name=found["job-name"],
+                comment=found["comment"],
+            )
+        )
+
+    def my_jobs(self):
+        if self.looks and self.looks.pop(0) == "down":
+            raise SlurmDown("squeue did not answer")
+        return list(self.queue)
+
+
+@pytest.fixture
+def controller(monkeypatch):
+    one = Controller()
+    kind = NodeKind(count=4, usable=4, cpus=8, memory=2**34, gres="")
+    partition = Partition(
+        name="day",
+        is_default=True,
+        state="UP",
+        max_time_seconds=86400,
+        default_time_seconds=None,
+        max_nodes=None,
+        max_cpus_per_node=None,
+        max_memory_per_node=None,
+        max_memory_per_cpu=None,
+        qos="",
+        preempt_mode="OFF",
+        kinds=(kind,),
+    )
+    limits = Limits(
+        cluster="c",
+        version="22",
+        max_array_size=20,
+        max_array_tasks=None,
+        max_job_count=None,
+        max_submit_jobs=None,
+        min_job_age=300,
+        kill_wait=30,
+        requeue=True,
+        memory_counts=True,
+        accounting=False,
+    )
+    monkeypatch.setattr(dispatch, "sbatch", one.sbatch)
+    for module in (dispatch, live, allowance):
+        monkeypatch.setattr(module, "my_jobs", one.my_jobs)
+    monkeypatch.setattr(allowance, "partitions", lambda: [partition])
+    monkeypatch.setattr(allowance, "limits", lambda **_: limits)
+    monkeypatch.setattr(dispatch, "PAUSE", 0.0)
+    return one
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A planned run of 24 tiles."""
+    write_tiff(tmp_path / "v.tif", np.random.default_rng(0).integers(0, 1000, (12, 8, 16), dtype=np.uint16))
+    tile(tmp_path / "v.tif", tmp_path / "run", network="identity", store="raw", tile=(4, 4, 4))
+    return tmp_path / "run"
+
+
+def prepared(run, **options):
+    return prepare_run(run, run.parent / "out.tif", stitch_options=("--as", "raw"), site=SITE, **options)
+
+
+# --- each step once ------------------------------------------------------------------------------
+
+
+def test_the_chain_is_submitted_in_order_and_written_down(run, controller):
+    found = submit(prepared(run, target_seconds=1e-4))
+    names = [job.name.removeprefix("medhpc-") for job in controller.queue]
+    assert names == ["infer-0", "infer-1", "repair-1", "repair-2", "stitch"]
+    waits = [job.reason for job in controller.queue]
+    assert waits == ["", "", *(f"--dependency=afterany:{ids}" for ids in ("1:2", "3", "4"))]
+    [again] = submissions(run)
+    assert again == found and again.complete and dict(again.jobs)["stitch"] == "5"
+
+
+@pytest.mark.parametrize(
+    "answers", [["lost"], ["", "lost"], ["down"], ["down", "down", "lost"], ["", "", "down", "lost"]]
+)
+def test_no_answer_is_followed_by_a_look_never_by_a_blind_repeat(run, controller, answers):
+    controller.answers, controller.looks = answers, []
+    found = submit(prepared(run))
+    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+    assert list(found.jobs.values()) == [job.array for job in controller.queue]
+
+
+def test_a_controller_that_is_down_for_a_while_is_waited_for(run, controller):
+    controller.answers, controller.looks = ["down"], ["", "", "down", "down", ""]
+    submit(prepared(run))
+    assert len(controller.queue) == 4
+
+
+def test_a_controller_that_stays_down_leaves_a_chain_that_is_made_whole_later(run, controller):
+    controller.answers = ["", "down"]
+    controller.looks = ["", *["down"] * 1000]
+    with pytest.raises(SlurmDown, match="the same command again"):
+        submit(prepared(run), patience=0.05)
+    assert [job.name for job in controller.queue] == ["medhpc-infer-0"]
+    controller.looks = []
+    found = submit(prepared(run))
+    assert [one.id for one in submissions(run)] == [found.id] and found.complete
+    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+
+
+def test_a_job_whose_id_was_not_written_down_is_found(run, controller):
+    submit(prepared(run))
+    [whole] = submissions(run)
+    cut = Submission(**{**vars(whole), "jobs": {"infer-0": "1"}}).saved()
+    assert dispatch.finish(cut).jobs == whole.jobs and len(controller.queue) == 4
+
+
+def test_a_refusal_is_told_and_what_stands_is_written_down(run, controller):
+    controller.answers = ["", "no"]
+    with pytest.raises(SubmissionRefused):
+        submit(prepared(run))
+    assert submissions(run)[0].jobs == {"infer-0": "1"}
+
+
+# --- nothing twice -------------------------------------------------------------------------------
+
+
+def test_a_run_with_live_jobs_is_refused(run, controller):
+    submit(prepared(run))
+    with pytest.raises(RunBusy, match=r"live jobs \(1, 2, 3, 4\)"):
+        submit(prepared(run))
+    assert len(controller.queue) == 4
+    controller.queue.clear()
+    submit(prepared(run))
+    assert len(submissions(run)) == 2
+
+
+def test_jobs_of_others_are_no_matter(run, controller, tmp_path):
+    submit(prepared(run))
+    shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("jobs"))
+    submit(prepare_run(tmp_path / "other", tmp_path / "out2.tif", site=SITE))
+    assert len(controller.queue) == 8
+
+
+def test_two_at_once_exclude_each_other(run, controller):
+    with dispatch._alone(run / "jobs"), pytest.raises(RunBusy, match="another"):
+        submit(prepared(run))
+    assert not controller.queue
+
+
+def test_cancel_ends_what_is_live_and_the_run_can_go_on(run, controller, monkeypatch):
+    submit(prepared(run))
+    monkeypatch.setattr(cancellation, "scancel", lambda ids: controller.queue.clear() if ids else None)
+    assert cancel(run) == ["1", "2", "3", "4"]
+    assert cancel(run) == []
+    submit(prepared(run))
+    assert len(controller.queue) == 4
+
+
+# --- what is asked for ---------------------------------------------------------------------------
+
+
+def test_tasks_get_what_the_node_has_and_it_is_said(run, controller):
+    found = prepared(run, cpus=64, memory=2**40)
+    assert found.packing.infer.cpus == 8 and found.packing.infer.memory == 2**34
+    assert len(found.notes) == 2
+
+
+def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
+    assert "samples" in prepared(run).cost.source
+    infer(run, tiles="0:4")
+    found = prepared(run)
+    assert "4 tiles" in found.cost.source and found.tiles == 20
+
+
+def test_nothing_is_submitted_without_room(run, controller, monkeypatch):
+    usage = shutil.disk_usage(run)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(DiskFull, match="are free"):
+        prepared(run)
+    assert not (run / "jobs").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"cluster": "cloud"}, "slurm, local, debug"),
+        ({"rounds": -1}, "retries"),
+        ({"concurrent": 0}, "at a time"),
+        ({"target_seconds": 0}, "target time"),
+    ],
+)
+def test_bad_options_are_refused(run, controller, options, message):
+    with pytest.raises(BadOption, match=message):
+        prepared(run, **options)
+
+
+def test_an_unknown_partition_is_refused_with_those_there_are(run, controller):
+    with pytest.raises(BadOption, match="there are: day"):
+        prepare_run(run, "out.tif", site=Site(partition="night"))
+
+
+def test_without_slurm_that_is_said(run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NoSlurm, match="--cluster local"):
+        prepared(run)
+
+
+def test_a_module_from_python_cannot_be_submitted(tmp_path, controller):
+    from samples import msd
+
+    write_tiff(tmp_path / "v.tif", np.zeros((8, 8, 8), np.uint16) + np.arange(8, dtype=np.uint16))
+    tile(tmp_path / "v.tif", tmp_path / "run", network=msd(2), device="cpu", threads=1)
+    with pytest.raises(BadOption, match="network file"):
+        prepared(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "volume, name",
+    [
+        ("/data/brain.ome.tif", "brain"),
+        ("brain.nii.gz", "brain"),
+        ("a.b.tif", "a.b"),
+        ("x.ome.zarr/", "x"),
+        ("/d/brain.h5:/raw/a", "brain_raw_a"),
+        ("dicom", "dicom"),
+    ],
+)
+def test_volumes_give_their_results_a_name(volume, name):
+    assert name_of(volume) == name
+
+
+def test_volumes_of_one_name_are_refused(tmp_path, controller):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_tiff(tmp_path / folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
+    with pytest.raises(BadOption, match="would both be"):
+        prepare_volumes([tmp_path / "a/v.tif", tmp_path / "b/v.tif"], tmp_path, network="identity", site=SITE)
+
+
+# --- without a cluster ---------------------------------------------------------------------------
+
+
+def test_the_chain_in_this_process(run):
+    from medhpc.cli.main import run_here
+
+    told = []
+    found = submit(prepared(run, cluster="debug", target_seconds=1e-5), call=run_here, progress=told.append)
+    assert (run.parent / "out.tif").exists() and found.complete
+    assert len(told) == 4 and not any("error" in line for line in told)
+
+
+def test_the_chain_as_processes_of_this_machine(run):
+    found = submit(prepared(run, cluster="local"))
+    assert (run.parent / "out.tif").exists()
+    logs = sorted(path.name for path in (found.folder / "log").iterdir())
+    assert logs == ["infer-0-here_0.log", "repair-1-here_0.log", "repair-2-here_0.log", "stitch-here_0.log"]
+
+
+# --- what is known of live jobs ------------------------------------------------------------------
+
+
+def test_tiles_of_live_tasks(run, controller):
+    found = submit(prepared(run, target_seconds=1e-4, rounds=0))
+    tasks = {step.name: step.tasks for step in found.steps}
+    assert tasks == {"infer-0": 20, "infer-1": 4, "stitch": 1}
+    missing_tiles([Run(run)], found.folder / "missing-0.json")
+    first = controller.queue[0]
+    controller.queue[0] = Job(**{**vars(first), "id": "1_0", "indices": (0,), "state": "RUNNING", "hosts": "n1"})
+    seen = live.live(Run(run))
+    assert seen.known and [job.step for job in seen.jobs] == ["infer-0", "infer-1", "stitch"]
+    assert np.flatnonzero(seen.running_tiles).tolist() == [0]
+    assert np.flatnonzero(seen.waiting_tiles).tolist() == [20, 21, 22, 23]
+
+
+def test_an_answer_serves_for_half_a_minute(run, controller, monkeypatch):
+    submit(prepared(run))
+    assert len(live.live(Run(run)).jobs) == 4
+    controller.queue.clear()
+    assert len(live.live(Run(run)).jobs) == 4
+    cache = run / "jobs" / "squeue.json"
+    content = json.loads(cache.read_text())
+    cache.write_text(json.dumps(content | {"asked_at": content["asked_at"] - 31}))
+    assert live.live(Run(run)).jobs == ()
+
+
+def test_no_answer_is_unknown(run, controller):
+    submit(prepared(run))
+    controller.looks = ["down"]
+    seen = live.live(Run(run))
+    assert not seen.known and "squeue" in seen.note
+
+
+def test_a_damaged_submission_is_told(run, controller):
+    found = submit(prepared(run))
+    (found.folder / "submission.json").write_text("{")
+    with pytest.raises(NotARun, match="damaged"):
+        submissions(run)
+
+
+def test_scripts_respect_the_umask(run, controller):
+    before = os.umask(0o027)
+    try:
+        found = submit(prepared(run))
+    finally:
+        os.umask(before)
+    assert (found.folder / "stitch.sbatch").stat().st_mode & 0o777 == 0o750
