@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medhpc.errors import BadOption
@@ -30,8 +30,9 @@ def packed(tiles, seconds, *, target=1800.0, rounds=2, ceiling=ROOMY, memory=8 *
     target=st.floats(1, 86400),
     rounds=st.integers(0, 3),
     jobs=st.none() | st.integers(20, 10**5),
-    array=st.none() | st.integers(1, 5000),
+    array=st.none() | st.integers(100, 5000),
 )
+@settings(deadline=None)
 def test_tasks_hold_all_tiles_and_fit(tiles, seconds, target, rounds, jobs, array):
     ceiling = Ceiling(cpus=64, memory=256 * GIB, seconds=86400, array_size=array, jobs=jobs)
     found = packed(tiles, seconds, target=target, rounds=rounds, ceiling=ceiling)
