@@ -39,9 +39,11 @@ __all__ = [
     "my_jobs",
     "partitions",
     "qualities",
+    "sacct_answers",
     "sbatch",
     "scancel",
     "seconds_of",
+    "signal",
 ]
 
 PATIENCE = 60  # seconds for an answer; a controller that does not listen is given up after 9 to 100 (MessageTimeout)
@@ -127,6 +129,16 @@ def scancel(ids: Sequence[str]) -> None:
         raise SlurmDown(f"scancel: {_words(done.stderr)}")
 
 
+def signal(id: str, name: str) -> None:
+    """Send a signal (``USR1``) to the batch script of a job alone, as ``sbatch --signal=B:USR1@60`` does in its time.
+
+    Raises
+    ------
+    SlurmDown, NoSlurm
+    """
+    _answer("scancel", "--batch", f"--signal={name}", id)
+
+
 def partitions() -> list[Partition]:
     """The partitions that this user sees, with their limits and nodes.
 
@@ -172,6 +184,14 @@ def associations() -> list[Association]:
 def qualities() -> list[Qos]:
     """All qualities of service; empty where no database answers."""
     return parse_qos(_recorded("show", "qos", f"format={QOS_FORMAT}"))
+
+
+def sacct_answers() -> bool:
+    """Whether past jobs can be asked for."""
+    try:
+        return _run("sacct", "--allocations", "--noheader", "--starttime=now").returncode == 0
+    except (NoSlurm, SlurmDown):
+        return False
 
 
 def _recorded(*arguments: str) -> str:
