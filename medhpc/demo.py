@@ -21,7 +21,7 @@ from medhpc.demo_figure import draw_demo
 from medhpc.evaluate import evaluate
 from medhpc.geometry import Index
 from medhpc.infer import infer
-from medhpc.run import Run
+from medhpc.run import Plan, Run
 from medhpc.run.durable import write_durably
 from medhpc.stitch import stitch
 from medhpc.tiling import tile
@@ -33,7 +33,16 @@ RADIUS = 5.0  # micrometres: what a centre is drawn as
 MIN_SIZE = 20  # voxels: smaller objects are specks
 TOLERANCE = 5.0  # micrometres: how far a found centre may be from a true one
 
+UNITS = {
+    "halo": "voxels",
+    "precision, recall, f1": "of 1",
+    "max_error": "largest difference to the un-tiled probability, of 1",
+    "labels_flipped": "voxels on the other side of probability 0.5 than un-tiled",
+    "seconds": "s",
+}
+
 Say = Callable[[str], None]
+Planned = Callable[[Plan, Path], None]
 Report = Callable[[str, int, int], None]
 
 
@@ -53,6 +62,7 @@ def run_demo(
     shape: Index = SHAPE,
     cells: int = 400,
     say: Say = lambda line: None,
+    planned: Planned = lambda plan, run: None,
     report: Report | None = None,
 ) -> DemoResult:
     """Make a volume, train, tile, infer, stitch, evaluate, compare, draw.
@@ -68,7 +78,9 @@ def run_demo(
     cells : int
         How many to place.
     say : callable
-        Gets each command as a user would type it, before its work is done.
+        Gets each command as a user would type it, before its work is done, and how the training stands.
+    planned : callable, optional
+        Gets each plan and its run folder.
     report : callable, optional
         Gets (stage, done, total).
 
@@ -80,7 +92,7 @@ def run_demo(
     began = time.monotonic()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    steps = _Steps(folder, shape, say, report)
+    steps = _Steps(folder, shape, say, planned, report)
     say(f"making a light-sheet volume of {' x '.join(map(str, shape))} voxels with known cells")
     write_demo(folder, shape, cells)
     trained = steps.train(minutes)
@@ -89,14 +101,21 @@ def run_demo(
         trained = steps.train(None)
     half = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
     figures: dict[str, Any] = {
-        "training": {"depth": trained.depth, "steps": trained.steps, "minutes": minutes},
+        "units": UNITS,
+        "cells_match_within_um": TOLERANCE,
+        "judged_region": steps.rest,
+        "training": {"depth": trained.depth, "steps": trained.steps, "minutes": minutes, "region": steps.corner},
         "tiled": steps.predict("tiled", tile=half, halo="auto"),
         "whole": steps.predict("whole", tile=shape, halo=0),
         "without_halo": steps.predict("without_halo", tile=half, halo=0),
     }
+    figures["tiled"]["title"] = f"tiled, halo {figures['tiled']['halo']} (auto)"
+    figures["whole"]["title"] = "not tiled"
+    figures["without_halo"]["title"] = "tiled without a halo"
     for name in ("tiled", "without_halo"):
         figures[name] |= steps.seam_error(name)
     figures["seconds"] = round(time.monotonic() - began, 1)
+    say("drawing demo.png")
     write_durably(folder / "figures.json", (json.dumps(figures, indent=1) + "\n").encode())
     picture = folder / "demo.png"
     draw_demo(folder, picture, figures)
@@ -110,6 +129,7 @@ class _Steps:
     folder: Path
     shape: Index
     say: Say
+    planned: Planned
     report: Report | None
 
     @property
@@ -139,6 +159,7 @@ class _Steps:
             depth=None if minutes else LEAST_DEPTH,
             resume=False,
             progress=self._bar("train"),
+            report=lambda standing: self.say(str(standing)),
         )
 
     def predict(self, name: str, *, tile: Index, halo: str | int) -> dict[str, Any]:
@@ -159,6 +180,7 @@ class _Steps:
         return {
             "tiles": len(plan.grid),
             "halo": max(plan.halo.size),
+            "halo_tolerance": plan.halo.tolerance or None,
             "cells": stitched.objects,
             "precision": found["precision"],
             "recall": found["recall"],
@@ -166,7 +188,7 @@ class _Steps:
             "infer_seconds": round(inferred.seconds, 1),
         }
 
-    def seam_error(self, name: str) -> dict[str, float]:
+    def seam_error(self, name: str) -> dict[str, float | int]:
         """How far the tiled prediction is from the un-tiled one, in probability."""
         tiled, whole = (Run(self.folder / f"{which}.run").shards.array for which in (name, "whole"))
         largest, flipped = 0.0, 0
@@ -174,13 +196,15 @@ class _Steps:
             a, b = tiled[0, z : z + 32], whole[0, z : z + 32]
             largest = max(largest, float(np.abs(a.astype(np.int16) - b).max()) / 255)
             flipped += int(np.count_nonzero((a >= 128) != (b >= 128)))
-        return {"max_error": largest, "labels_flipped": flipped / whole[0].size}
+        return {"max_error": largest, "labels_flipped": flipped, "voxels": whole[0].size}
 
-    def _tile(self, run: Path, tile_shape: Index, halo: str | int) -> Any:
+    def _tile(self, run: Path, tile_shape: Index, halo: str | int) -> Plan:
         volume, network = self.folder / "volume.tif", self.folder / "network.safetensors"
         text = ",".join(map(str, tile_shape))
         self.say(f"$ medhpc tile {volume} {run} --network {network} --tile {text} --halo {halo}")
-        return tile(volume, run, network=network, tile=tile_shape, halo=halo, report=self.report)
+        plan = tile(volume, run, network=network, tile=tile_shape, halo=halo, report=self.report)
+        self.planned(plan, run)
+        return plan
 
     def _bar(self, stage: str) -> Callable[[int, int], None] | None:
         report = self.report

@@ -34,39 +34,55 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
         z = volume.shape[0] // 2
         plane = Box((z, 0, 0), (z + 1, *volume.shape[1:]))
         image = volume.read(plane)[0, 0].astype(float)
-        cells = read_points(folder / "centres.csv").in_voxels(volume.voxel_size_um)
+        size = volume.voxel_size_um or (1.0, 1.0, 1.0)
+        cells = read_points(folder / "centres.csv").in_voxels(size)
+        micrometres = size[2]  # a pixel
     near = cells[np.abs(cells[:, 0] - z) <= 2]
     with open_volume(folder / "tiled.ome.zarr") as result:
         labels = result.read(plane)[0, 0].astype(int)
     tiled, whole, bare = (_probability(folder / f"{name}.run", plane) for name in ("tiled", "whole", "without_halo"))
 
-    figure = Figure(figsize=(13, 9.2), layout="constrained")
-    axes = figure.subplots(2, 3)
+    figure = Figure(figsize=(13.4, 9), layout="constrained")
+    axes = figure.subplots(2, 4, width_ratios=(1, 1, 1, 0.04))  # the last column is for the scale of differences
     low, high = np.percentile(image, (1, 99.7))
-    for axis in axes[0]:
-        axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+    for axis in axes[0, :3]:
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     _draw_grid(axes[0, 0], Run(folder / "tiled.run"), plane)
     axes[0, 0].set_title(f"volume, plane z = {z}, tile grid")
     axes[0, 1].scatter(near[:, 2], near[:, 1], s=28, facecolors="none", edgecolors="tab:orange")
     axes[0, 1].set_title("true centres within 2 planes")
     shuffled = np.random.default_rng(1).permutation(256)
     colours = ListedColormap(colormaps["turbo"](shuffled / 255.0))
-    axes[0, 2].imshow(np.ma.masked_equal(labels, 0) % 256, cmap=colours, interpolation="nearest", alpha=0.8)
+    axes[0, 2].imshow(np.ma.masked_equal(labels, 0) % 256, cmap=colours, vmin=0, vmax=255, interpolation="nearest")
     tiles = figures["tiled"]
     axes[0, 2].set_title(f"{tiles['cells']} cells found; F1 {tiles['f1']:.3f} where it was not trained")
-    axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1)
-    axes[1, 0].set_title(f"probability, tiled with halo {tiles['halo']}")
+    axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    axes[1, 0].set_title(f"probability, {tiles['title']}")
     for axis, prediction, name in ((axes[1, 1], tiled, "tiled"), (axes[1, 2], bare, "without_halo")):
-        shown = axis.imshow(np.abs(prediction - whole), cmap="inferno", vmin=0, vmax=0.5)
+        difference = np.abs(prediction - whole)
+        shown = axis.imshow(difference, cmap="inferno", vmin=0, vmax=0.5, interpolation="nearest")
         error = figures[name]["max_error"]
-        axis.set_title(f"difference to un-tiled, halo {figures[name]['halo']}: at most {error:.3f}")
-        figure.colorbar(shown, ax=axis, shrink=0.8)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set_title(f"{figures[name]['title']}: off by {error:.3f} at most")
+    figure.colorbar(shown, cax=axes[1, 3], label="difference to the un-tiled probability")
+    axes[0, 3].axis("off")
+    for axis in axes[:, :3].flat:
+        _finish(axis, image.shape, micrometres)
     partial = picture.with_name(f"{picture.name}.{partial_suffix()}")
     figure.savefig(partial, format="png", dpi=110)
     partial.replace(picture)
+
+
+def _finish(axis: Any, shape: tuple[int, ...], micrometres: float) -> None:
+    """The same frame for all panels, and a scale bar of about a fifth of the plane."""
+    height, width = shape
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    length = max(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if step == 1 or step <= 0.2 * width * micrometres)
+    left, low = 0.05 * width, 0.95 * height
+    from matplotlib.patheffects import withStroke
+
+    outlined = [withStroke(linewidth=4, foreground="black")]
+    axis.plot([left, left + length / micrometres], [low, low], color="white", linewidth=2.5, path_effects=outlined)
+    axis.text(left, low - 0.02 * height, f"{length} um", color="white", va="bottom", path_effects=outlined)
 
 
 def _probability(run: Path, plane: Box) -> np.ndarray:
@@ -78,6 +94,5 @@ def _probability(run: Path, plane: Box) -> np.ndarray:
 def _draw_grid(axis: Any, run: Run, plane: Box) -> None:
     for tile in run.plan.grid.touching(plane):
         (_, y0, x0), (_, y1, x1) = tile.write.start, tile.write.stop
-        axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="tab:cyan", linewidth=0.8)
-    axis.set_xlim(0, plane.stop[2])
-    axis.set_ylim(plane.stop[1], 0)
+        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]) - 0.5  # a pixel's middle is its number
+        axis.plot(*corners.T, color="tab:cyan", linewidth=0.8)
