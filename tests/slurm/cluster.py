@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -194,6 +195,15 @@ class Cluster:
                 self.resume(name)
         self.wait(lambda: set(self.node_states().values()) == {"idle"}, 60, "all nodes are idle again")
 
+    @contextmanager
+    def nothing_starts(self) -> Iterator[None]:
+        """Jobs wait while the block runs."""
+        self.run("scontrol", "update", "partition=cpu", "state=down")
+        try:
+            yield
+        finally:
+            self.run("scontrol", "update", "partition=cpu", "state=up")
+
     # --- jobs ------------------------------------------------------------------------------------
 
     def run(self, *command: str | Path, check: bool = True, timeout: float = 120) -> str:
@@ -227,8 +237,8 @@ class Cluster:
     def finished(self) -> list[dict[str, str]]:
         """How jobs ended, in this order: what slurmctld has noted of each (JobId, Name, JobState, NodeList ...)."""
         path = self.folder / "log/jobs.txt"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [dict(word.partition("=")[::2] for word in line.split()) for line in lines]
+        text = path.read_text() if path.exists() else ""
+        return [dict(re.findall(r"(\w+)=(\S*)", job)) for job in re.split(r"^(?=JobId=)", text, flags=re.M)[1:]]
 
     def processes_on(self, name: str) -> set[int]:
         """What runs on a node for its jobs."""
@@ -247,10 +257,12 @@ class Cluster:
             time.sleep(0.05)
 
     def report(self) -> str:
-        """Nodes, jobs and the ends of all logs, for a failed test."""
-        parts = {"nodes": str(self.node_states()), "jobs": "\n".join(self.jobs())}
-        logs = sorted((self.folder / "log").iterdir(), key=lambda path: path.stat().st_mtime)
-        parts |= {path.name: path.read_text(errors="replace")[-2000:] for path in logs}
+        """Nodes, jobs, how jobs ended, and the ends of the daemons' logs: for a failed test."""
+        ends = [
+            " ".join(end.get(key, "") for key in ("JobId", "Name", "JobState", "NodeList")) for end in self.finished()
+        ]
+        parts = {"nodes": str(self.node_states()), "jobs": "\n".join(self.jobs()), "over": "\n".join(ends)}
+        parts |= {path.name: path.read_text(errors="replace")[-800:] for path in (self.folder / "log").glob("*.out")}
         return "\n".join(f"--- {name}\n{text}" for name, text in parts.items())
 
     @property

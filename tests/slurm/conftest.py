@@ -14,6 +14,7 @@ import accounting
 import pytest
 from cluster import Cluster, missing_programs
 from configuration import Options
+from scenario import Planned, Scenario, plan
 
 HERE = Path(__file__).parent
 
@@ -74,3 +75,25 @@ def lent(cluster: Cluster) -> Iterator[None]:
         print(cluster.report())  # shown by pytest where the test fails
         cluster.heal()
         assert not left
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """A run of 63 tiles, and the result that `medhpc run` makes of it."""
+    return plan(tmp_path_factory.mktemp("planned"))
+
+
+@pytest.fixture
+def scenario(cluster: Cluster, planned: Planned, tmp_path: Path) -> Iterator[Scenario]:
+    """That run, nothing of it done, on the shared cluster."""
+    yield from told(Scenario(cluster, planned, tmp_path))
+
+
+def told(scenario: Scenario) -> Iterator[Scenario]:
+    """Print what the jobs of a scenario printed, for a test that fails."""
+    yield scenario
+    for path in sorted(scenario.folder.rglob("log/*.log")):
+        print(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}")
