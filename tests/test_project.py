@@ -75,8 +75,9 @@ def template(name: str, tmp_path: Path, **variables: str) -> str:
 
 
 def test_infer_template_takes_its_share(tmp_path):
-    text = template("infer_array.sbatch", tmp_path, RUN="/a b/c.run", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="7")
-    assert text == "[infer][/a b/c.run][--task][4/8][--threads][8]\n"
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_JOB_ID": "12"}
+    text = template("infer.sbatch", tmp_path, RUN="/a b/c.run", **array)
+    assert text == "[infer][--task][4/8][--missing][/a b/c.run/jobs/missing-12.json][--threads][1][--][/a b/c.run]\n"
 
 
 @pytest.mark.slow
@@ -92,23 +93,26 @@ def test_infer_template_fills_a_run_with_the_installed_wheel(installed, tmp_path
         "MEDHPC": medhpc,
         "RUN": folder,
         "SLURM_ARRAY_TASK_MAX": "1",
+        "SLURM_ARRAY_JOB_ID": "12",
         "SLURM_CPUS_PER_TASK": "1",
     }
-    [template] = installed.glob("lib/python*/site-packages/medhpc/slurm_templates/infer_array.sbatch")
+    [template] = installed.glob("lib/python*/site-packages/medhpc/slurm_templates/infer.sbatch")
     for task in "01":
         run("bash", template, env=environment | {"SLURM_ARRAY_TASK_ID": task})
     found = json.loads(run(medhpc, "status", folder, "--json"))
     assert (found["total"], found["done"]) == (8, 8)
 
 
-def test_stitch_template_lists_objects_of_labels(tmp_path):
-    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="my cells.ome.zarr")
-    assert text.splitlines() == [
-        "[status][a.run]",
-        "[stitch][a.run][my cells.ome.zarr][--as][labels][--split][--objects][my cells.ome.objects.csv]",
-    ]
-    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="p.tif", KIND="probability")
-    assert text.splitlines()[1] == "[stitch][a.run][p.tif][--as][probability]"
+def test_stitch_template(tmp_path):
+    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="p.tif")
+    assert text == "[stitch][--as][mask][--][a.run][p.tif]\n"
+    text = template("stitch.sbatch", tmp_path, RUN="a.run", OUT="my cells.ome.zarr", KIND="labels", TABLE="c.csv")
+    assert text == "[stitch][--as][labels][--objects][c.csv][--][a.run][my cells.ome.zarr]\n"
+
+
+def test_plan_template(tmp_path):
+    text = template("plan.sbatch", tmp_path, VOLUME="a b.tif", RUN="a.run", NET="n.safetensors")
+    assert text == "[tile][--network][n.safetensors][--memory][14G][--threads][1][--][a b.tif][a.run]\n"
 
 
 def test_train_template(tmp_path):

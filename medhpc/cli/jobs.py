@@ -223,7 +223,7 @@ def _submit(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         show.as_json({"submission": str(submission.folder), "jobs": dict(submission.jobs), "runs": runs})
     elif submission.cluster == "slurm":
-        click.echo(f"submitted; 'medhpc status {show.path(runs[0])}' says how far it is")
+        click.echo(f"submitted; 'medhpc status {show.word(runs[0])}' says how far it is")
     missing = [target.out for target in prepared.targets if not Path(target.out.partition(":/")[0]).exists()]
     if submission.cluster != "slurm" and missing:
         raise BadOption(f"{missing[0]} was not made; {submission.folder}/log says why")
@@ -259,9 +259,8 @@ def _described(prepared: Prepared) -> dict[str, str]:
         lines["tiles"] = f"{prepared.tiles:,} of {prepared.total:,} are to be computed"
         lines["a tile"] = f"{show.duration(cost.seconds)}, {cost.source}"
         if packing.tasks:
-            lines["a task"] = (
-                f"{packing.tiles_per_task:,} tiles, about {show.duration(packing.tiles_per_task * cost.seconds)}"
-            )
+            seconds = show.duration(packing.tiles_per_task * cost.seconds)
+            lines["a task"] = f"{show.count(packing.tiles_per_task, 'tile')}, about {seconds}"
     lines["steps"] = "\n".join(_step(step) for step in prepared.submission.steps)
     if prepared.needed_bytes:
         lines["disk"] = f"up to {show.size(prepared.needed_bytes)}; {show.size(prepared.free_bytes)} are free"
@@ -272,11 +271,11 @@ def _described(prepared: Prepared) -> dict[str, str]:
 
 def _step(step: Step) -> str:
     resources = step.resources
-    tasks = f"{step.tasks:,} tasks" if step.tasks > 1 else "1 task"
+    tasks = show.count(step.tasks, "task")
     if step.concurrent and step.tasks > step.concurrent:
         tasks += f", {step.concurrent} at a time"
-    asked = f"{resources.cpus} cores, {show.memory(resources.memory)}"
+    asked = f"{show.count(resources.cpus, 'core')}, {show.memory(resources.memory)}"
     if resources.gpus:
-        asked += f", {resources.gpus} GPU" + ("s" if resources.gpus > 1 else "")
+        asked += f", {show.count(resources.gpus, 'GPU')}"
     after = f", after {', '.join(step.after)}" if step.after else ""
     return f"{step.name}: {tasks} of {asked}, at most {show.duration(resources.seconds)}{after}"

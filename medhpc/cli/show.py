@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import threading
 import time
@@ -55,6 +56,16 @@ def path(name: str) -> str:
         return str(Path(name).relative_to(Path.cwd()))
     except ValueError:
         return name
+
+
+def word(text: str) -> str:
+    """A path or name as a shell takes it: to be pasted."""
+    return shlex.quote(path(text))
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things: ``1 task``, ``1,024 tasks``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def size(count: float) -> str:

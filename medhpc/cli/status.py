@@ -156,14 +156,14 @@ def _work(found: Progress) -> dict[str, str]:
 
 
 def _next_step(found: Progress) -> str:
-    status = found.status
+    status, run = found.status, show.word(found.status.run)
     if found.at_work:
-        return f"wait; 'medhpc status {status.run} --watch' shows how its jobs go on"
+        return f"wait; 'medhpc status {run} --watch' shows how its jobs go on"
     if not status.complete:
-        return f"medhpc infer {status.run}"
+        return f"medhpc infer {run}"
     if status.result:
-        return f"nothing: the result is {show.path(status.result)}; 'medhpc clean {status.run}' removes the tiles"
-    return f"medhpc stitch {status.run} OUT"
+        return f"nothing: the result is {show.path(status.result)}; 'medhpc clean {run}' removes the tiles"
+    return f"medhpc stitch {run} OUT"
 
 
 # --- watching ------------------------------------------------------------------------------------

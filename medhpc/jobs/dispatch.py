@@ -105,7 +105,7 @@ def finish(
         job = _submit_once(submission, step, options, patience)
         submission = submission.with_job(step, job)
         if progress:
-            progress(f"{step.name}: job {job}" + (f", {step.tasks} tasks" if step.is_array else ""))
+            progress(f"{step.name}: job {job}" + (f", {step.tasks} tasks" if step.tasks > 1 else ""))
     return submission
 
 

@@ -66,4 +66,4 @@ def _run_process(submission: Submission, step: Step, medhpc: Sequence[str], inde
 def _tell(tell: Tell | None, step: Step, codes: Sequence[int]) -> None:
     if tell:
         failed = sum(code != 0 for code in codes)
-        tell(f"{step.name}: {len(codes)} tasks ended" + (f", {failed} of them with an error" if failed else ""))
+        tell(f"{step.name} ended" + (f"; {failed} of {len(codes)} tasks with an error" if failed else ""))
