@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import early, options, run_options, show
+from medhpc.cli import early, options, run_options, show, workers
 from medhpc.cli.infer import inferred
 from medhpc.cli.plan import print_plan
 
@@ -39,15 +39,25 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json(summary)
     else:
-        print_plan(summary, next=f"medhpc infer {run}")
+        print_plan(summary, next=f"medhpc infer {show.word(run)}")
 
 
 @click.command(short_help="Put the tiles of a run together.")
 @click.argument("run")
 @click.argument("out")
 @run_options.stitch_options
+@workers.dask_options
 @options.as_json
-def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
+def stitch(
+    run: str,
+    out: str,
+    dask: str | None,
+    worker_cpus: int | None,
+    worker_memory: int,
+    worker_time: float,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Put the tiles of RUN together and write OUT, in the format of its suffix; refuses while tiles are missing.
 
     --as probability writes one number a voxel (a channel for each class): 0 to 255, p = number / 255. From a run with
@@ -56,11 +66,13 @@ def stitch(run: str, out: str, as_json: bool, **settings: Any) -> None:
     \b
       medhpc stitch brain.run mask.tif
       medhpc stitch brain.run cells.ome.zarr --as labels --split --min-size 50 --objects cells.csv
+      medhpc stitch brain.run cells.ome.zarr --dask slurm:8 --worker-cpus 4 --worker-memory 32G --worker-time 4h
     """
     from medhpc import stitch as stitching
 
+    jobs = workers.worker_jobs(worker_cpus, worker_memory, worker_time) if (dask or "").startswith("slurm") else None
     with show.bar("stitch", "slabs") as progress:
-        result = stitching.stitch(run, out, progress=progress, **settings)
+        result = stitching.stitch(run, out, dask=dask, worker_jobs=jobs, progress=progress, **settings)
     if as_json:
         show.as_json(result.as_dict())
     else:
