@@ -54,6 +54,6 @@ def _row(figures: Mapping[str, Any]) -> dict[str, str]:
         "cells": show.number(figures["cells"]),
         **{name: show.number(figures[name]) for name in ("precision", "recall", "f1")},
         "max difference": show.number(figures.get("max_error")),
-        "labels flipped": "-" if flipped is None else f"{1e6 * flipped / figures['voxels']:.3g} ppm",
+        "labels flipped": "-" if flipped is None else f"{show.number(1e6 * flipped / figures['voxels'])} ppm",
         "infer": show.duration(figures["infer_seconds"]),
     }
