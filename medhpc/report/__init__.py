@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from medhpc.errors import BadOption
 from medhpc.report.facts import gather
 from medhpc.report.page import page
-from medhpc.run.durable import room_and_rights, write_durably
+from medhpc.run.durable import write_durably
 
 __all__ = ["report"]
 
@@ -36,11 +37,14 @@ def report(
     ------
     NotARun
     BadOption
-        `measures` is no JSON object.
+        `out` is not called .html, or its folder does not exist; `measures` is no JSON object.
     DiskFull, NoPermission
     """
-    text = page(gather(run, measures=measures, report=progress))
     out = Path(out)
-    with room_and_rights(out):
-        write_durably(out, text.encode(errors="replace"))
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise BadOption(f"{out}: a report is an HTML file; let its name end in .html")
+    if not out.parent.is_dir():
+        raise BadOption(f"{out}: its folder does not exist; make it first")
+    text = page(gather(run, measures=measures, report=progress))
+    write_durably(out, text.encode(errors="replace"))
     return out

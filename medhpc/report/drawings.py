@@ -111,8 +111,9 @@ def _scale_bar(plan: Plan, width: float, height: float) -> Html | None:
 
 def nice(length: float) -> float:
     """The largest 1, 2 or 5 times a power of ten that is not longer."""
-    power = 10.0 ** math.floor(math.log10(length))
-    return max(step * power for step in (1, 2, 5) if step * power <= length)
+    exponent = math.floor(math.log10(length))
+    steps = [step * 10.0**power for power in (exponent - 1, exponent) for step in (1, 2, 5)]
+    return max(step for step in steps if step <= length)
 
 
 def _coloured(picture: Picture) -> tuple[Plane, Plane, Plane]:

@@ -123,13 +123,23 @@ class _Largest:
             block = np.where(np.isfinite(block), block, -np.inf)
         small = block.max(axis=0)
         for axis in (1, 2):
-            small = np.maximum.reduceat(small, range(0, small.shape[axis], self.step[axis]), axis=axis)
+            small = shrunk(small, axis, self.step[axis])
         rows = np.arange(box.start[0], box.stop[0]) // self.step[0]
         along_y = slice(box.start[1] // self.step[1], box.start[1] // self.step[1] + small.shape[1])
         np.maximum(self.z[along_y], small.max(axis=0), out=self.z[along_y])
         np.maximum.at(self.y, rows, small.max(axis=1))
         np.maximum.at(self.x, (rows[:, None], np.arange(along_y.start, along_y.stop)), small.max(axis=2))
         self.seen[rows] = True
+
+
+def shrunk(block: NDArray[Any], axis: int, by: int) -> NDArray[Any]:
+    """The largest of every `by` neighbours along an axis; the last may have fewer."""
+    lines = np.moveaxis(block, axis, 0)
+    largest = lines[::by].copy()
+    for first in range(1, by):
+        others = lines[first::by]
+        np.maximum(largest[: len(others)], others, out=largest[: len(others)])
+    return np.moveaxis(largest, 0, axis)
 
 
 def _filled(plane: Plane, seen: NDArray[np.bool_]) -> Plane:
