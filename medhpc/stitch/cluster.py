@@ -58,22 +58,24 @@ def on_cluster(where: Where, order: Order, scratch: Path) -> Iterator[Do]:
 
     # No pages on what workers do: they would need no certificate.
     pages: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    patience = {"distributed.comm.timeouts.connect": f"{CONNECT} s"}
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({} if where.kind == "address" else pages))
-        stack.enter_context(silence_logging_cmgr(logging.CRITICAL, root="distributed"))
-        cluster = stack.enter_context(started(where, scratch))
+        stack.enter_context(dask.config.set(patience if where.kind == "address" else patience | pages))
+        for name in ("distributed", "asyncio"):
+            stack.enter_context(silence_logging_cmgr(logging.CRITICAL, root=name))
+        cluster, check = stack.enter_context(started(where, scratch))
         try:
             client = stack.enter_context(Client(cluster, timeout=CONNECT, set_as_default=False))
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers{where.at}; look whether it runs, and at its address") from error
-        yield _doing(client, where, order)
+        yield _doing(client, where, order, check)
         if where.kind == "address":
             client.run(forget, wait=False, on_error="ignore")
 
 
-def _doing(client: Client, where: Where, order: Order) -> Do:
+def _doing(client: Client, where: Where, order: Order, check: Callable[[], None]) -> Do:
     text, stitch = dataclasses.replace(order, threads=where.threads).to_json(), secrets.token_hex(4)
-    next_of = _patiently(client, where)
+    next_of = _patiently(client, where, check)
 
     def do(step: str, numbers: Sequence[int]) -> Iterator[None]:
         finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -110,7 +112,9 @@ def _check(future: Future, where: Where) -> None:
         raise raised(outcome)
 
 
-def _patiently(client: Client, where: Where) -> Callable[[queue.SimpleQueue[Future]], Future]:
+def _patiently(
+    client: Client, where: Where, check: Callable[[], None]
+) -> Callable[[queue.SimpleQueue[Future]], Future]:
     """Wait for the next future that is finished, as long as there are workers, or the first ones are in a queue."""
     queued, alone = where.kind == "slurm", time.monotonic()
 
@@ -120,6 +124,7 @@ def _patiently(client: Client, where: Where) -> Callable[[queue.SimpleQueue[Futu
             try:
                 return finished.get(timeout=LOOK)
             except queue.Empty:
+                check()
                 if client.status == "running" and client.nthreads():
                     queued, alone = False, time.monotonic()
                 elif not queued and time.monotonic() - alone > PATIENCE:

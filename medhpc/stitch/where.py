@@ -13,12 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from medhpc.errors import BadOption, NoSlurm, NoWorkers
 
 CONNECT = 10  # seconds in which a scheduler must answer
-NEEDED = {
-    "address": ("distributed",),
-    "local": ("distributed", "cryptography"),
-    "srun": ("distributed", "cryptography"),
-    "slurm": ("distributed", "cryptography", "dask_jobqueue"),
-}
+NEEDED = ("distributed", "cryptography")
 PROGRAM = {"srun": "srun", "slurm": "sbatch"}
 
 
@@ -74,7 +69,7 @@ def parse_where(text: str, jobs: WorkerJobs | None = None) -> Where:
     if not started and not _is_address(url):
         raise BadOption(f"'{text}' is no Dask cluster; expected local:N, srun:N, slurm:N or tcp://HOST:PORT")
     kind = started[1] if started else "address"
-    _check_installed(kind)
+    _check_installed()
     if not started:
         _knock(url)
         return Where(kind=kind, address=text)
@@ -92,17 +87,25 @@ def _is_address(url: SplitResult) -> bool:
         return False
 
 
-def _check_installed(kind: str) -> None:
-    for package in NEEDED[kind]:
+def _check_installed() -> None:
+    for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise BadOption(f"--dask needs {package}, which is not installed: pip install 'medhpc[cluster]'")
 
 
 def _knock(url: SplitResult) -> None:
-    """See whether anything listens there: Dask would try for long."""
+    """See whether a scheduler answers: Dask's client would wait for ever for one that accepts and says nothing."""
     try:
-        socket.create_connection((url.hostname or "", url.port or 0), timeout=CONNECT).close()
+        with socket.create_connection((url.hostname or "", url.port or 0), timeout=CONNECT) as connection:
+            if url.scheme == "tcp" and not _is_greeting(connection.recv(8)):
+                raise OSError("what listens there is something else")
     except OSError as error:
+        reason = error.strerror or error
         raise NoWorkers(
-            f"no Dask scheduler answers at {url.geturl()} ({error}); look whether it runs, and at its address"
+            f"no Dask scheduler answers at {url.geturl()} ({reason}); look whether it runs, and at its address"
         ) from None
+
+
+def _is_greeting(word: bytes) -> bool:
+    """Whether bytes begin what a scheduler says first: the length of a short message."""
+    return len(word) == 8 and 0 < int.from_bytes(word, "little") < 2**16
