@@ -118,6 +118,13 @@ def test_a_failure_is_told_once_with_its_traceback_and_the_others_go_on(run, tmp
     assert records[0]["where"] == records[1]["where"] and records[0]["where"].startswith("test_worker.py:")
 
 
+def test_stitch_says_which_tiles_are_missing_and_why(run, tmp_path, monkeypatch):
+    failing(monkeypatch, run, 3, 7)
+    work([run], task="1/1", missing=tmp_path / "missing-0.json")
+    with pytest.raises(MissingTiles, match=r"missing or damaged: 3,7 \(2 failed, as in: ValueError: broken\)"):
+        Run(run).require_all()
+
+
 def test_the_same_exception_is_repeated_once_and_other_ones_again(run, tmp_path, monkeypatch):
     for number, expected in ((0, 1), (1, 1), (2, 0)):
         with monkeypatch.context() as patch:

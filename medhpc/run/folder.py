@@ -24,6 +24,7 @@ import shutil
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -213,8 +214,14 @@ class Run:
         if missing:
             raise MissingTiles(
                 f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "
-                f"{ranges(missing)}; fill them with 'medhpc infer {self.folder}'"
+                f"{ranges(missing)}{self._why(missing)}; fill them with 'medhpc infer {self.folder}'"
             )
+
+    def _why(self, missing: list[int]) -> str:
+        """What the ledger has on these tiles: the most frequent failure."""
+        errors = {record["tile"]: record["error"] for record in self.ledger.records() if "error" in record}
+        kinds = Counter(errors[index] for index in missing if index in errors).most_common(1)
+        return "".join(f" ({count} failed, as in: {' '.join(error.split())})" for error, count in kinds)
 
     def _record(self, tile: Tile, **fields: object) -> Record:
         known = {"host": socket.gethostname(), "job": this_job(), "time": round(time.time(), 3)}
