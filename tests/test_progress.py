@@ -134,6 +134,11 @@ def test_the_rate_is_that_of_the_last_commits(run):
     assert status(run.folder).tiles_per_second == pytest.approx(0.5)
 
 
+def test_a_night_without_tasks_does_not_slow_the_rate(run):
+    append(run, *(record(run, n, digest="d", time=1e9 + 2 * n + 50_000 * (n > 3), interval=2.0) for n in range(6)))
+    assert status(run.folder).tiles_per_second == pytest.approx(0.5, rel=0.2)
+
+
 # --- hosts and failures --------------------------------------------------------------------------
 
 

@@ -75,12 +75,11 @@ class Watch:
         self.run = Run(run)
         self._tally = Tally(self.run)
         self._live: Live | None = None
-        self._asked = 0.0
 
     def look(self, *, verify: bool = False, report: Callable[[int, int], None] | None = None) -> Progress:
         """How far the run is now; parameters as for :func:`progress`."""
-        if self._live is None or time.monotonic() - self._asked > PATIENCE:
-            self._live, self._asked = live(self.run), time.monotonic()
+        if self._live is None or time.time() - self._live.asked_at >= PATIENCE:
+            self._live = live(self.run)
         # The ledger last: a tile that gets done between the two questions is done.
         self._tally.update()
         status = status_of(self.run, self._tally, verify=verify, progress=report)

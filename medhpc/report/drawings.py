@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -231,14 +230,12 @@ def curve(times: NDArray[np.float64], total: int) -> Html | None:
     )  # fmt: skip
 
 
-def bars(share: Sequence[float | None]) -> list[Html | None]:
-    """Used against asked, as bars; above 1 they are full."""
-    return [
-        None
-        if value is None
-        else element("span", element("span", style=f"width:{100 * min(value, 1):.0f}%"), class_="meter")
-        for value in share
-    ]
+def meter(share: float | None) -> Html | None:
+    """Used against asked, as a bar; full, and in another colour, above 1."""
+    if share is None:
+        return None
+    filled = element("span", style=f"width:{100 * min(share, 1):.0f}%", class_="over" if share > 1 else None)
+    return element("span", filled, class_="meter")
 
 
 def _n(value: float) -> str:

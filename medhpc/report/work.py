@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medhpc.report.drawings import bars, curve, memory_map, time_map
+from medhpc.report.drawings import curve, memory_map, meter, time_map
 from medhpc.report.facts import Facts
 from medhpc.report.html import Html, element, joined, section, table
 from medhpc.report.use import Use
@@ -115,4 +115,4 @@ def _of(used: str, asked: str | int | None) -> str:
 
 
 def _meter(used: str, asked: str | int | None, share: float | None) -> Html:
-    return joined((_of(used, asked), *bars([share])))
+    return joined((_of(used or "–", asked), meter(share)))

@@ -78,14 +78,18 @@ class Tally:
 
     @property
     def rate(self) -> float | None:
-        """Tiles per second over the last commits; the first of them counts by its own seconds."""
+        """Tiles per second over the last commits, without the time in which no task was running.
+
+        Between two commits is at most about a tile's time while tasks run; the first counts by its own seconds.
+        """
         tiles = np.flatnonzero(self.done)
         if len(tiles) > RECENT:
             tiles = tiles[np.argpartition(self.committed[tiles], -RECENT)[-RECENT:]]
         if not len(tiles):
             return None
-        times = self.committed[tiles]
-        span = float(np.ptp(times) + self.seconds[tiles[np.argmin(times)]])
+        tiles = tiles[np.argsort(self.committed[tiles])]
+        longest = 2 * float(self.seconds[tiles].max())
+        span = float(np.minimum(np.diff(self.committed[tiles]), longest).sum() + self.seconds[tiles[0]])
         return len(tiles) / span if span > 0 else None
 
     def update(self) -> Tally:
