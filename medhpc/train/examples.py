@@ -104,15 +104,16 @@ class Example:
 
     def _hold_out(self, minimum: Index, options: Options) -> None:
         """Split the region where the held-out part has about its share of the objects."""
-        rng = np.random.default_rng(options.seed)
         if not options.validation:
             self.train, self.validation = self.region, None
             check_room(self.region, minimum, self.volume.path)
         else:
             choices = splits(self.region, options.validation, minimum, self.volume.path)
-            objects = [voxels for number, voxels in self._truth.anchors(self.region, rng).items() if number]
+            drawn = self._truth.anchors(self.region, np.random.default_rng(options.seed))
+            objects = [voxels for number, voxels in drawn.items() if number]
             voxels = np.concatenate([np.empty((0, 3), np.int64), *objects])
             self.train, self.validation = fairest(choices, voxels, options.validation)
+        rng = np.random.default_rng(options.seed)
         self.anchors = self._truth.anchors(self.train, rng)
         self.judged = self._truth.anchors(self.validation, rng) if self.validation else {}
         if not has_objects(self.anchors):
