@@ -15,17 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import tifffile
-
 from benchmarks.child import Outcome, in_child
 from benchmarks.measure import alternate, median_seconds, options, publish, table, timed
+from benchmarks.simulated import EDGE, write_ledger, write_sparse
 from medhpc.geometry import Index
 from medhpc.run import Run
-from medhpc.run.ledger import Record
 from medhpc.tiling import tile
 
-EDGE = 16  # voxels: the tiles are small, so that a million of them need no large file
 LIMITS = {"medhpc --help": 0.3, "plan": 1.0, "medhpc status": 5.0}
 PYTHON = sys.executable
 MEDHPC = [PYTHON, "-c", "from medhpc.cli import main; main()"]
@@ -52,10 +48,10 @@ def main() -> None:
 
 
 def measure(folder: Path, size: Index, rounds: int) -> tuple[int, dict[str, list[Outcome]]]:
-    source, run = _write_sparse(folder / "volume.tif", size), folder / "run"
+    source, run = write_sparse(folder / "volume.tif", size), folder / "run"
     plan(source, run)
     tiles = len(Run(run).plan.grid)
-    _write_ledger(Run(run), tiles)
+    write_ledger(Run(run), range(tiles))
     status = json.loads(timed([*MEDHPC, "status", str(run), "--json"]).value)
     assert status["done"] == tiles
     jobs = {
@@ -79,34 +75,6 @@ def torch_modules() -> int:
     code = "from medhpc.cli.main import group; group(['--help'], standalone_mode=False)"
     count = "import sys; print(sum(name.split('.')[0] == 'torch' for name in sys.modules))"
     return int(timed([PYTHON, "-c", f"{code}; {count}"]).value.split()[-1])
-
-
-def _write_sparse(path: Path, size: Index) -> Path:
-    """A volume of zeros that takes no room on the disk."""
-    tifffile.memmap(path, shape=size, dtype=np.uint8, photometric="minisblack", bigtiff=True).flush()
-    return path
-
-
-def _write_ledger(run: Run, tiles: int, processes: int = 64) -> None:
-    """What `processes` tasks would have written, had they computed all tiles."""
-    for number, part in enumerate(np.array_split(np.arange(tiles), processes)):
-        with (run.folder / "ledger" / f"node-{number}.jsonl").open("wb") as file:
-            file.writelines(_record(run, index).line for index in part.tolist())
-
-
-def _record(run: Run, index: int) -> Record:
-    return Record(
-        tile=index,
-        plan=run.ledger.plan,
-        digest=f"{index:064x}",
-        stored=4096 + index % 7,
-        voxels=EDGE**3,
-        seconds=0.1234,
-        peak_memory=2**30,
-        host="node",
-        job="1234_5",
-        time=1.7e9 + index / 100,
-    )
 
 
 if __name__ == "__main__":
