@@ -145,14 +145,15 @@ def _work(found: Progress) -> dict[str, str]:
     """What is known of jobs."""
     if not found.live.known:
         return {"jobs": f"unknown: {found.live.note}"} if found.live.note else {}
-    jobs = found.live.jobs
+    jobs = sorted(found.live.jobs, key=lambda job: not job.hosts)  # what runs comes first
     if not jobs:
         return {}
     rows = [
         {"job": job.id, "step": job.step, "state": job.state, "on": job.hosts or job.reason} for job in jobs[:MOST_JOBS]
     ]
+    asked = f"as SLURM said {show.duration(max(0.1, time.time() - found.live.asked_at))} ago"
     more = f"\nand {len(jobs) - MOST_JOBS} more" if len(jobs) > MOST_JOBS else ""
-    return {"jobs": show.table(rows) + more}
+    return {"jobs": f"{asked}\n{show.table(rows)}{more}"}
 
 
 def _next_step(found: Progress) -> str:

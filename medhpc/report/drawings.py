@@ -18,6 +18,7 @@ from medhpc.run import Plan
 GAP = 0.02  # between the three views, of their width
 CLOSEST = 0.008  # seams closer than this, of the width of all views, are not drawn
 MOST_SLABS = 24  # heat maps of z-slabs; of more, neighbours are put together
+MAPS_BESIDE = 5
 CURVE = 400  # points of a curve
 
 Plane = NDArray[Any]
@@ -170,7 +171,8 @@ def _pixels(plan: Plan, slabs: int) -> tuple[int, int]:
     _, rows, columns = plan.grid.counts
     size = plan.source.voxel_size or (1.0, 1.0, 1.0)
     height, width = rows * plan.tile[1] * size[1], columns * plan.tile[2] * size[2]
-    longest = max(64, min(210, 460 // min(slabs, 6)))
+    beside = min(slabs, MAPS_BESIDE)
+    longest = min(200, (450 - 14 * (beside - 1)) // beside)
     scale = longest / max(height, width)
     return max(4, round(width * scale)), max(4, round(height * scale))
 
