@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -160,6 +161,8 @@ def _next_step(found: Progress) -> str:
     status, run = found.status, show.word(found.status.run)
     if found.at_work:
         return f"wait; 'medhpc status {run} --watch' shows how its jobs go on"
+    if not status.complete and any(Path(status.run).glob("jobs/*/submission.json")):
+        return f"medhpc submit {run} --out OUT, for what is missing"
     if not status.complete:
         return f"medhpc infer {run}"
     if status.result:
