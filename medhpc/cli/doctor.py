@@ -36,7 +36,7 @@ def doctor(folder: str, no_job: bool, wait: float, probe: bool, as_json: bool, *
       medhpc doctor --no-job
     """
     if probe:
-        from medhpc.jobs.doctor.probe import probe as tell_and_wait
+        from medhpc.jobs.probe import probe as tell_and_wait
 
         tell_and_wait(folder)
         return 0

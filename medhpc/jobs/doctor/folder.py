@@ -28,9 +28,25 @@ def check_folder(folder: Path) -> list[Check]:
         locks = try_lock(file.name)
     state, kind = os.statvfs(folder), file_system(folder)
     return [
+        *judge_name(folder),
         judge_space(shutil.disk_usage(folder).free, f"{folder} ({kind})"),
         judge_inodes(state.f_favail, state.f_files),
         judge_locks(locks),
+    ]
+
+
+def judge_name(folder: Path) -> list[Check]:
+    """Whether SLURM can write logs there; nothing is said where it can."""
+    if "\\" not in str(folder):
+        return []
+    return [
+        Check(
+            name="path",
+            verdict="bad",
+            found=f"{folder} has a backslash in it",
+            means="SLURM cannot write logs there, and ends jobs that have none",
+            mend="use a folder without one",
+        )
     ]
 
 
