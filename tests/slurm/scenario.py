@@ -36,9 +36,9 @@ class Planned:
     expected: bytes
 
 
-def plan(folder: Path, seed: int = 0) -> Planned:
+def plan(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Planned:
     """Make a volume and a network, let `medhpc run` finish them, and plan them once more."""
-    volume = write_tiff(folder / "cells.tif", cells(SHAPE, seed))
+    volume = write_tiff(folder / "cells.tif", cells(shape, seed))
     network = folder / "network.safetensors"
     msd(depth=3).save(network)
     out, run = folder / "expected.tif", folder / "planned.run"
