@@ -18,7 +18,7 @@ from medhpc.jobs.prepare import name_of
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
 from medhpc.jobs.submission import Submission, submissions
-from medhpc.run import Run
+from medhpc.run import Run, missing
 from medhpc.run.missing import missing_tiles
 from medhpc.tiling import tile
 
@@ -327,6 +327,24 @@ def test_tiles_of_live_tasks(run, controller):
     assert seen.known and [job.step for job in seen.jobs] == ["infer-0", "infer-1", "stitch"]
     assert np.flatnonzero(seen.running_tiles).tolist() == [0]
     assert np.flatnonzero(seen.waiting_tiles).tolist() == [20, 21, 22, 23]
+
+
+def test_an_array_that_waits_with_many_tasks_taken_out(run, controller):
+    """SLURM's id of it is longer than a file name may be."""
+    submit(prepared(run))
+    tasks = ",".join(map(str, range(1, 1000, 2)))
+    controller.queue[0] = Job(**{**vars(controller.queue[0]), "id": f"1_[{tasks}]"})
+    assert live.live(Run(run)).jobs[0].log == ""
+
+
+def test_the_list_of_an_array_is_read_once_for_all_its_tasks(run, controller, monkeypatch):
+    found = submit(prepared(run, target_seconds=1e-4, rounds=0))
+    missing_tiles([Run(run)], found.folder / "missing-0.json")
+    first, read = controller.queue.pop(0), []
+    controller.queue += [Job(**{**vars(first), "id": f"1_{n}", "indices": (n,), "state": "RUNNING"}) for n in range(20)]
+    monkeypatch.setattr(live, "listed", lambda file: read.append(file) or missing.listed(file))
+    assert np.count_nonzero(live.live(Run(run)).running_tiles) == 20
+    assert read == [found.folder / "missing-0.json"]
 
 
 def test_an_answer_serves_for_half_a_minute(run, controller, monkeypatch):

@@ -72,9 +72,10 @@ def live(run: Run) -> Live:
             asked_at=time.time(),
         )
     found = [(job, *ours[job.comment]) for job in jobs if job.comment in ours]
+    lists = {file: _list(Path(file)) for file in {step.missing for _, _, step in found if step.missing}}
     for job, _, step in found:
         if step.missing:
-            _mark(running if job.state in RUNNING else waiting, run, job, step)
+            _mark(running if job.state in RUNNING else waiting, run, job, step, lists[step.missing])
     return Live(
         known=True,
         note="",
@@ -101,26 +102,32 @@ def _asked(cache: Path) -> tuple[float, list[Job]]:
 
 
 def _live_job(job: Job, submission: Submission, step: Step) -> LiveJob:
-    log = submission.log(step.name, job.id)
+    # What waits has no log, and an array that waits may have an id longer than a file name may be.
+    log = submission.log(step.name, job.id) if job.state in RUNNING else None
     return LiveJob(
         id=job.id,
         step=step.name,
         state=job.state,
         hosts=job.hosts,
         reason=job.reason,
-        log=str(log) if log.exists() else "",
+        log=str(log) if log and log.exists() else "",
     )
 
 
-def _mark(tiles: NDArray[np.bool_], run: Run, job: Job, step: Step) -> None:
-    """Mark the tiles of this run in the share of a job's tasks; before there is a list, all may be in it."""
+def _list(file: Path) -> dict[str, list[int]] | None:
+    """The tiles that the tasks of an array share, by run; None before there is a list."""
     try:
-        lists = listed(Path(step.missing))
+        return listed(file)
     except FileNotFoundError:
-        tiles[:] = True
-        return
+        return None
+
+
+def _mark(tiles: NDArray[np.bool_], run: Run, job: Job, step: Step, lists: dict[str, list[int]] | None) -> None:
+    """Mark the tiles of this run in the share of a job's tasks; before there is a list, all may be in it."""
     place = str(run.folder.resolve())
-    if place in lists:
+    if lists is None:
+        tiles[:] = True
+    elif place in lists:
         tiles[list(_shared(list(lists), list(lists.values()), place, job.indices or (0,), step))] = True
 
 
