@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +48,10 @@ class CountedSlurm:
         for step in submission.steps:
             left = range(min(running, step.tasks), step.tasks)
             if step.kind == "infer":
-                lines += [_line(submission, step, [index], "RUNNING") for index in range(left.start)]
+                lines += [_line(submission, step, f"{index}", "RUNNING") for index in range(left.start)]
                 running -= left.start
             if left:
-                lines.append(_line(submission, step, left, "PENDING"))
+                lines.append(_line(submission, step, f"{left.start}-{left.stop - 1}", "PENDING"))
         (self.folder / "queue").write_text("".join(lines))
 
 
@@ -72,8 +72,8 @@ def counted_slurm(folder: Path) -> Iterator[CountedSlurm]:
         os.environ["PATH"] = before
 
 
-def _line(submission: Submission, step: Step, indices: Iterable[int], state: str) -> str:
+def _line(submission: Submission, step: Step, tasks: str, state: str) -> str:
     """What squeue prints of an array, or of its tasks that run."""
-    job, tasks = submission.jobs[step.name], ",".join(map(str, indices))
+    job = submission.jobs[step.name]
     fields = (f"{job}_{tasks}", job, tasks, state, "n1", "None", "day", step.name, submission.comment(step))
     return BEGIN + SEPARATOR.join(fields) + "\n"
