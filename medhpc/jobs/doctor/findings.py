@@ -115,7 +115,7 @@ def _started(visit: Visit) -> Check:
             verdict="bad",
             found="it did not start" + _last(visit.log),
             means="no tile can be computed there",
-            mend="set modules, venv, apptainer or medhpc in site.toml, so that a node finds it",
+            mend="set modules, venv, medhpc, or apptainer and bind in site.toml, so that a node finds it",
         )
     there = visit.worker["medhpc"]
     found = f"version {there} starts on {visit.worker['host']}"
