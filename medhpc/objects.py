@@ -204,7 +204,7 @@ def split(mask: np.ndarray, voxel_size: Sequence[float], depth: float) -> np.nda
     # A flat object has no border above and below: its own thickness would hide where it is narrow.
     border = [(1, 1) if length > 1 else (0, 0) for length in mask.shape]
     padded = np.pad(mask, border)
-    distance = ndimage.distance_transform_edt(padded, sampling=voxel_size)
+    distance = ndimage.distance_transform_edt(padded, sampling=voxel_size).astype(np.float32)
     # Voxels make the distance rough: a ridge would fall into many summits.
     smooth = ndimage.gaussian_filter(distance, 1.0) * padded
     if label(local_maxima(smooth, connectivity=3)).max() <= 1:

@@ -16,6 +16,8 @@ from medhpc.stitch.foreground import Foreground
 from medhpc.stitch.scratch import Scratch
 from medhpc.stitch.slabs import in_parallel
 
+LARGE = 2**20  # voxels of a bounding box: to cut one takes about 100 bytes a voxel, so larger ones take turns
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splitting:
@@ -83,8 +85,10 @@ class Parts:
         slab, following = slabs[number], slabs[min(number + 1, len(slabs) - 1)]
         planes = max(slab.stop[0], min(deepest, following.stop[0]))
         near = _Near(self.components, foreground, Box(slab.start, (planes, *slab.stop[1:])))
-        cuts = in_parallel(lambda row: self._cut(row, near), rows.tolist(), threads=self.threads)
-        return [cut for cut in cuts if cut]
+        large = (self.components.table.high - self.components.table.low)[rows].prod(axis=1) > LARGE
+        cuts = in_parallel(lambda row: self._cut(row, near), rows[~large].tolist(), threads=self.threads)
+        cuts += [self._cut(row, near) for row in rows[large].tolist()]
+        return sorted((cut for cut in cuts if cut), key=lambda cut: cut.row)
 
     def _cut(self, row: int, near: _Near) -> Cut | None:
         box = self.components.table.box(row)
