@@ -18,7 +18,7 @@ from medhpc.jobs.slurm_nodes import parse_partitions
 
 GOLDEN = Path(__file__).parent / "golden" / "site.toml"
 ANSWERS = Answers(
-    limits=limits_of(parse_config(CONFIG), None),
+    limits=limits_of(parse_config(CONFIG)),
     partitions=tuple(parse_partitions(PARTITIONS, NODES)),
     associations=tuple(parse_associations(ASSOCIATIONS)),
     qualities=tuple(parse_qos(QUALITIES)),

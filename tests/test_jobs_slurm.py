@@ -176,19 +176,19 @@ Slurmctld(primary) at vm is UP
 
 
 def test_limits_of_the_cluster():
-    limits = limits_of(parse_config(CONFIG), 70)
+    limits = limits_of(parse_config(CONFIG))
     assert (limits.cluster, limits.version, limits.max_array_size, limits.max_array_tasks) == (
         "mini",
         "23.11.4",
         1001,
         500,
     )
-    assert (limits.max_job_count, limits.max_submit_jobs, limits.min_job_age, limits.kill_wait) == (5000, 70, 300, 30)
+    assert (limits.max_job_count, limits.max_submit_jobs, limits.min_job_age, limits.kill_wait) == (5000, None, 300, 30)
     assert (limits.requeue, limits.memory_counts, limits.accounting) == (True, True, True)
 
 
 def test_limits_that_are_not_told():
-    limits = limits_of({"AccountingStorageType": "accounting_storage/none", "SelectTypeParameters": "CR_CPU"}, None)
+    limits = limits_of({"AccountingStorageType": "accounting_storage/none", "SelectTypeParameters": "CR_CPU"})
     assert (limits.max_array_size, limits.min_job_age, limits.max_submit_jobs) == (1001, None, None)
     assert (limits.requeue, limits.memory_counts, limits.accounting) == (False, False, False)
 

@@ -7,6 +7,7 @@ import pwd
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medhpc.errors import NoSlurm, SlurmDown, SubmissionRefused
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 PATIENCE = 60  # seconds for an answer; a controller that does not listen is given up after 9 to 100 (MessageTimeout)
+RECORDS_PATIENCE = 20  # the user's limits are good to know, not more
 SUBMISSION_PATIENCE = 300  # a busy controller makes sbatch try again for two minutes
 
 # What a program reads from its environment besides its options: it would undo what we ask, or print something else.
@@ -165,12 +167,12 @@ def limits(*, account: str = "", qos: str = "", partition: Partition | None = No
     SlurmDown, NoSlurm
         Only where the controller does not answer; without an accounting database the user's own limits are unknown.
     """
-    config = parse_config(_answer("scontrol", "show", "config"))
-    asked = (qos, partition.qos if partition else "")
-    most = most_submitted(
-        associations(), qualities(), account=account, partition=partition.name if partition else "", qos=asked
-    )
-    return limits_of(config, most)
+    found = limits_of(parse_config(_answer("scontrol", "show", "config")))
+    if not found.accounting:
+        return found
+    name, its_qos = (partition.name, partition.qos) if partition else ("", "")
+    most = most_submitted(associations(), qualities(), account=account, partition=name, qos=(qos, its_qos))
+    return replace(found, max_submit_jobs=most)
 
 
 def associations() -> list[Association]:
@@ -197,7 +199,7 @@ def sacct_answers() -> bool:
 def _recorded(*arguments: str) -> str:
     """What the accounting database says; nothing where there is none, which many sites lack or close."""
     try:
-        done = _run("sacctmgr", "--noheader", "--parsable2", *arguments)
+        done = _run("sacctmgr", "--noheader", "--parsable2", *arguments, patience=RECORDS_PATIENCE)
     except (NoSlurm, SlurmDown):
         return ""
     return done.stdout if done.returncode == 0 else ""

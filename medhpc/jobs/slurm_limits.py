@@ -54,8 +54,8 @@ def parse_config(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, mark, value in pairs if mark}
 
 
-def limits_of(config: dict[str, str], max_submit_jobs: int | None) -> Limits:
-    """Limits from the configuration of :func:`parse_config`."""
+def limits_of(config: dict[str, str]) -> Limits:
+    """Limits from the configuration of :func:`parse_config`; the user's own are not in it."""
 
     def number(key: str) -> int | None:
         found = re.match(r"\d+", config.get(key, ""))
@@ -69,7 +69,7 @@ def limits_of(config: dict[str, str], max_submit_jobs: int | None) -> Limits:
         max_array_size=1001 if size is None else size,  # what SLURM sets by itself
         max_array_tasks=int(array_tasks[1]) if array_tasks else None,
         max_job_count=number("MaxJobCount"),
-        max_submit_jobs=max_submit_jobs,
+        max_submit_jobs=None,
         min_job_age=number("MinJobAge"),
         kill_wait=number("KillWait") or 0,
         requeue=config.get("JobRequeue") == "1",
