@@ -18,7 +18,7 @@ from medhpc.errors import BadOption, RunBusy, SlurmDown
 from medhpc.jobs.chain import Step
 from medhpc.jobs.local import run_here, run_processes
 from medhpc.jobs.prepare import Prepared, here
-from medhpc.jobs.script import command_of, directives_of, driver, render, values_of
+from medhpc.jobs.script import command_of, directives_of, driver, log_of, render, values_of
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, my_jobs, sbatch
 from medhpc.jobs.submission import Submission, submissions
@@ -65,6 +65,8 @@ def submit(
     SubmissionRefused, NoPermission, DiskFull
     """
     submission = prepared.submission
+    if "\\" in str(submission.folder):  # SLURM loses logs there, however they are quoted
+        raise BadOption(f"{submission.folder} has a backslash, which SLURM does not take; submit from another folder")
     with _alone(submission.folder.parent):
         if submission.cluster == "slurm":
             busy = _patiently(lambda: [job for target in prepared.targets for job in live_jobs(target.run)], patience)
@@ -101,7 +103,9 @@ def finish(
             submission = submission.with_job(step, queued[submission.comment(step)])
             continue
         dependency = ":".join(submission.jobs[name] for name in step.after)
-        options = [f"--dependency=afterany:{dependency}"] if dependency else []
+        # Absolute, for SLURM expands its signs in the working folder too; there, each % stands for itself.
+        options = [f"--output={str(submission.folder).replace('%', '%%')}/{log_of(step)}"]
+        options += [f"--dependency=afterany:{dependency}"] if dependency else []
         job = _submit_once(submission, step, options, patience)
         submission = submission.with_job(step, job)
         if progress:

@@ -70,6 +70,11 @@ def _directive(name: str, value: str) -> str:
     return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
 
 
+def log_of(step: Step) -> str:
+    """Where a step writes what it prints, from the folder of its script, in SLURM's own signs."""
+    return f"log/{step.name}-%A_%a.log" if step.is_array else f"log/{step.name}-%j.log"
+
+
 def directives_of(step: Step, site: Site, *, comment: str, dependency: str = "") -> dict[str, str]:
     """The options of sbatch for a step."""
     resources = step.resources
@@ -83,29 +88,12 @@ def directives_of(step: Step, site: Site, *, comment: str, dependency: str = "")
         "cpus-per-task": str(resources.cpus),
         "mem": f"{max(1, -(-resources.memory // 2**20))}M",
         "time": as_time(resources.seconds),
-        "gres": site.gres or (f"gpu:{resources.gpus}" if resources.gpus else ""),
+        "gres": (site.gres or f"gpu:{resources.gpus}") if resources.gpus else "",
         "signal": f"B:USR1@{resources.warning}" if resources.warning else "",
-        "output": f"log/{step.name}-%A_%a.log" if step.is_array else f"log/{step.name}-%j.log",
+        "output": log_of(step),
         "dependency": dependency,
     }
-    return {name: value for name, value in (asked | _of_site(site)).items() if value}
-
-
-def _of_site(site: Site) -> dict[str, str]:
-    """What the site wants of every job."""
-    named = {
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
-        "reservation": site.reservation,
-        "nodelist": site.nodelist,
-        "exclude": site.exclude,
-        "mail-user": site.mail_user,
-        "mail-type": site.mail_type,
-    }
-    extra = (option.removeprefix("--").partition("=") for option in site.extra)
-    return {name: value for name, value in named.items() if value} | {name: value for name, _, value in extra}
+    return {name: value for name, value in (asked | site.directives).items() if value}
 
 
 def values_of(step: Step, site: Site, medhpc: Sequence[str]) -> list[str]:
@@ -158,12 +146,14 @@ def driver(steps: Sequence[Step]) -> str:
         "set -euo pipefail",
         'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"',
         "mkdir -p log",
+        "here=${PWD//%/%%} # for SLURM, which has signs with %",
         "",
     ]
     for step in steps:
         wait = ":".join(f"${{{_variable(name)}%%;*}}" for name in step.after)
         dependency = f' --dependency="afterany:{wait}"' if wait else ""
-        lines.append(f"{_variable(step.name)}=$(sbatch --parsable{dependency} {step.name}.sbatch)")
+        output = f'--output="$here/{log_of(step)}"'
+        lines.append(f"{_variable(step.name)}=$(sbatch --parsable {output}{dependency} {step.name}.sbatch)")
     last = f"${{{_variable(steps[-1].name)}%%;*}}"
     return "\n".join([*lines, f'echo "submitted; the last job is {last}"']) + "\n"
 

@@ -1,0 +1,5 @@
+"""``python -m medhpc``."""
+
+from medhpc.cli import main
+
+main()
