@@ -1,5 +1,6 @@
 """The tile step: what it decides, and what it refuses before anything is computed."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -31,6 +32,7 @@ from medhpc.tiling import tile as plan_tiles
 from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.planning import requested
 from medhpc.tiling.size import BASE, block_voxels, choose_tile
+from medhpc.tiling.summary import advice
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 
@@ -491,3 +493,22 @@ def test_the_work_of_blending_is_counted(tmp_path, source):
     windows = [list(plan.windows.touching(one.write)) for one in plan.grid]
     assert told["read_amplification"] == sum(w.size for each in windows for w in each) / plan.region.size
     assert plan.halo.how == "none" and told["max_error"] is None
+
+
+def test_advice_on_voxels_of_another_size_and_on_calibrated_intensities(tmp_path):
+    source = write_tiff(tmp_path / "v.tif", cells((12, 16, 16)))
+    plan = tile(source, tmp_path / "run", network=msd(2), halo="exact")
+    assert advice(plan) == []
+
+    def changed(trained, here, **network):
+        return dataclasses.replace(
+            plan,
+            source=dataclasses.replace(plan.source, voxel_size=here, unit="um"),
+            network=dataclasses.replace(plan.network, voxel_size=trained, **network),
+        )
+
+    assert advice(changed((2.0, 1.0, 1.0), (2.5, 1.0, 0.8))) == []
+    [line] = advice(changed((3.0, 3.0, 3.0), (1.0, 1.0, 1.0)))
+    assert "3 x 3 x 3 um, these are 1 x 1 x 1 um" in line
+    [line] = advice(changed(None, None, calibrated=True))
+    assert "--normalize network" in line

@@ -38,7 +38,7 @@ def _what(plan: Summary) -> dict[str, str]:
         lines["volume"] += "; boxes of it are expensive to read, so it was copied once to Zarr in the run"
     if plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
         lines["region"] = plan["region"]
-    lines["network"] = show.path(plan["network"])
+    lines["network"] = "\n".join((show.path(plan["network"]), *plan["advice"]))
     if plan["classes"]:
         lines["classes"] = ", ".join(plan["classes"])
     normalization = plan["normalization"]

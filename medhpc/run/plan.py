@@ -55,6 +55,8 @@ class NetworkUsed:
     receptive_radius: tuple[int, ...] | None
     minimum_shape: Index  # the shortest block that it can pad
     stride: Index  # blocks start at whole multiples of it
+    voxel_size: tuple[float, float, float] | None = None  # of its training, in micrometres
+    calibrated: bool = False  # it looks at a window of intensities: numbers mean the same in all volumes
 
 
 @dataclass(frozen=True, kw_only=True)

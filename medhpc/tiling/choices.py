@@ -184,6 +184,8 @@ def describe_network(network: Any, given: Any) -> NetworkUsed:
         receptive_radius=network.receptive_radius,
         minimum_shape=spatial(network.minimum_shape),
         stride=spatial(network.stride),
+        voxel_size=tuple(network.card.voxel_size) if network.card.voxel_size else None,
+        calibrated=any(getattr(network, "window", None) or ()),
     )
 
 

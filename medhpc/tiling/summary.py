@@ -16,6 +16,8 @@ from medhpc.run.plan import Plan
 from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.size import BASE
 
+ALIKE = 1.5  # voxel sizes differ by no more than this factor
+
 
 def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     """Figures of a plan, for a table or JSON.
@@ -29,7 +31,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Keys: tiles, tile, halo, halo_how, max_error, tolerance, note, table, read_amplification, seconds,
+        Keys: tiles, tile, halo, halo_how, max_error, tolerance, note, advice, table, read_amplification, seconds,
         seconds_per_tile, memory_bytes, output_bytes (at most, before compression), output_files, free_bytes,
         free_inodes, and more; bytes, seconds, voxels.
     """
@@ -62,6 +64,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "halo_context": plan.halo.context,
         "halo_table": [asdict(row) for row in plan.halo.table],
         "note": plan.halo.note,
+        "advice": advice(plan),
         "read_amplification": computed / plan.region.size,
         "unsplit_amplification": plan.grid.read_amplification,
         "seconds": seconds,
@@ -76,6 +79,18 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "free_bytes": disk.free,
         "free_inodes": os.statvfs(folder).f_favail,
     }
+
+
+def advice(plan: Plan) -> list[str]:
+    """What about this network and this volume may give a bad result, a line each."""
+    lines = []
+    trained, here = plan.network.voxel_size, plan.source.voxel_size_um
+    if trained and here and max(max(a / b, b / a) for a, b in zip(trained, here, strict=True)) > ALIKE:
+        sizes = [" x ".join(f"{size:.4g}" for size in sizes) for sizes in (trained, here)]
+        lines.append(f"the network was trained on voxels of {sizes[0]} um, these are {sizes[1]} um: expect worse results")
+    if plan.network.calibrated and plan.normalization.source == "volume":
+        lines.append("the network looks at a window of intensities: for calibrated ones, as in CT, use --normalize network")
+    return lines
 
 
 def max_read(plan: Plan) -> int:
