@@ -14,7 +14,9 @@ import accounting
 import pytest
 from cluster import Cluster, missing_programs
 from configuration import Options
-from scenario import Planned, Scenario, plan
+from scenario import TILES, Planned, Scenario, plan
+
+from medhpc.jobs import packing
 
 HERE = Path(__file__).parent
 
@@ -37,7 +39,9 @@ def slurm() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_cluster(slurm: None) -> Iterator[Cluster]:
+def shared_cluster(slurm: None, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if any("overtime" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+        request.getfixturevalue("overtime")  # it takes minutes, and nobody has to watch it
     with Cluster() as cluster:
         yield cluster
 
@@ -67,14 +71,20 @@ def new_cluster(slurm: None) -> Iterator[Callable[..., Cluster]]:
 @contextmanager
 def lent(cluster: Cluster) -> Iterator[None]:
     """Let this process find the cluster; a test leaves no job on it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("SLURM_CONF", "PATH"):
-            patch.setenv(name, cluster.environment[name])
+    with found_by_us(cluster):
         yield
         left = cluster.jobs()
         print(cluster.report())  # shown by pytest where the test fails
         cluster.heal()
         assert not left
+
+
+@contextmanager
+def found_by_us(cluster: Cluster) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SLURM_CONF", "PATH"):
+            patch.setenv(name, cluster.environment[name])
+        yield
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -90,6 +100,23 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
 def scenario(cluster: Cluster, planned: Planned, tmp_path: Path) -> Iterator[Scenario]:
     """That run, nothing of it done, on the shared cluster."""
     yield from told(Scenario(cluster, planned, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def overtime(slurm: None, planned: Planned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    """A run whose tasks have a minute for more than that, on a cluster of its own."""
+    with Cluster(Options(nodes=1, gpu_nodes=0)) as cluster:
+        scenario = Scenario(cluster, planned, tmp_path_factory.mktemp("overtime"))
+        scenario.accident(f"""
+import time
+def before_tile(index):
+    if index < {TILES // 2}: time.sleep(2 if first(f"slow {{index}}") else 0)
+    elif first("hang"): time.sleep(600)
+""")
+        with found_by_us(cluster), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "START", 25)
+            scenario.submit(tiles_per_task=TILES // 2 + 1)
+        yield from told(scenario)
 
 
 def told(scenario: Scenario) -> Iterator[Scenario]:

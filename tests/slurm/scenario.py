@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,10 +100,6 @@ class Scenario:
         found = ((pid, name) for name in self.cluster.options.names for pid in self.cluster.processes_on(name))
         return {pid: name for pid, name in found if self._is_worker(pid)}
 
-    def kill_worker(self) -> None:
-        """Kill -9 one of them."""
-        os.kill(min(self.workers()), signal.SIGKILL)
-
     def _is_worker(self, pid: int) -> bool:
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -132,6 +126,10 @@ class Scenario:
         """What the jobs of a step printed, in all submissions."""
         logs = [path for one in submissions(self.run) for path in sorted((one.folder / "log").glob(f"{step}-*.log"))]
         return "\n".join(path.read_text() for path in logs)
+
+    def array(self, step: str) -> str:
+        """The id of a step's job, in the newest submission."""
+        return submissions(self.run)[-1].jobs[step]
 
     def ends(self, step: str) -> list[str]:
         """How SLURM says the jobs of a step ended, each time they did."""
