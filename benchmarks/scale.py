@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks import scale_steps, startup
 from benchmarks.child import Outcome, in_child
 from benchmarks.counted_slurm import CONTROLLER, CountedSlurm, counted_slurm
-from benchmarks.measure import options, publish, table, timed
+from benchmarks.measure import median_seconds, options, publish, table, timed
 from benchmarks.simulated import EDGE, link_shards, write_sparse
 from medhpc.geometry import Box, Grid, Index
 from medhpc.jobs import Submission
@@ -54,12 +54,12 @@ def main() -> None:
     parser.add_argument("--watch", type=float, default=65, help="seconds of 'medhpc status --watch' (default 65)")
     arguments = parser.parse_args()
     grids = sizes(arguments.size, arguments.decades)
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
+        calls = count_calls(Path(folder), grids[0], arguments.watch)
     measured = []
     for grid in grids:
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
             measured.append(measure(Path(folder), grid, arguments.rounds))
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
-        calls = count_calls(Path(folder), grids[0], arguments.watch)
     steps = {name: summary(grids, [one["steps"][name] for one in measured]) for name in measured[0]["steps"]}
     counted = [on_paper(grid, one["tasks"], one["sbatch"]) for grid, one in zip(grids, measured, strict=True)]
     tell(grids, steps, counted, calls)
@@ -92,6 +92,7 @@ def measure(folder: Path, grid: Index, rounds: int) -> dict[str, Any]:
     def step(name: str, function: Callable[..., Any], *arguments: Any, times: int = rounds) -> Any:
         outcomes = [in_child(function, *arguments) for _ in range(times)]
         found[name] = outcomes
+        print(f"{tiles:,} tiles, {name}: {median_seconds(outcomes):.3f} s", flush=True)
         return outcomes[-1].value
 
     step("plan", startup.plan, source, run)
@@ -126,7 +127,7 @@ def _list_for(submission: Submission, lists: Path) -> None:
 def summary(grids: list[Index], outcomes: list[list[Outcome]]) -> dict[str, Any]:
     """One step at all numbers of tiles."""
     tiles = [math.prod(grid) for grid in grids]
-    seconds = [statistics.median(one.seconds for one in several) for several in outcomes]
+    seconds = [median_seconds(several) for several in outcomes]
     peak = [statistics.median(one.peak for one in several) for several in outcomes]
     return {
         "seconds": seconds,
