@@ -145,7 +145,7 @@ PLAN = {
         {"halo": 16, "max_error": 0.000812, "mean_error": 0.00003, "flipped": 0.0, "work": 1.4},
     ],
     "note": "",
-    "advice": ["the network was trained on voxels of 3 x 3 x 3 um, these are 1 x 1 x 1 um: expect worse results"],
+    "advice": ["trained on voxels of 3 x 3 x 3 um; these are 1 x 1 x 1 um: expect worse results"],
     "read_amplification": 1.404,
     "unsplit_amplification": 1.404,
     "seconds": 12000.0,

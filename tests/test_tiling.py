@@ -319,16 +319,30 @@ def test_a_nifti_is_copied_too(tmp_path):
     assert plan.source.affine and plan.source.voxel_size == (3.0, 2.0, 2.0)
 
 
+@pytest.fixture
+def copied_and_cut_short(monkeypatch):
+    """Call `tile` and end it after the copying."""
+
+    def cut_short(*arguments, **options):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("medhpc.tiling.planning.choose_normalization", interrupt)
+            tile(*arguments, **options)
+
+    return cut_short
+
+
 @pytest.mark.parametrize("change", ["another file", "another content", "another channel"])
-def test_the_copy_of_another_input_is_not_taken(tmp_path, change):
-    """A tile that was refused, or killed, after the copying leaves its copy behind."""
+def test_the_copy_of_another_input_is_not_taken(tmp_path, change, copied_and_cut_short):
+    """A tile that was ended after the copying leaves its copy behind."""
     first = np.stack([cells((6, 20, 20), seed) for seed in (1, 2)], axis=1)
     second = first[:, ::-1, ::-1] if change != "another channel" else first
     a = tmp_path / "a.tif"
     tifffile.imwrite(a, first, compression="zlib", imagej=False, metadata={"axes": "ZCYX"}, photometric="minisblack")
     options = dict(network="identity", store="raw", tile="6,10,20")
-    with pytest.raises(errors.BadOption, match="memory"):
-        tile(a, tmp_path / "run", memory=1, channel=0, **options)
+    copied_and_cut_short(a, tmp_path / "run", channel=0, **options)
     assert any((tmp_path / "run").rglob("zarr.json"))
     b = tmp_path / "b.tif" if change == "another file" else a
     if second is not first:
@@ -342,11 +356,10 @@ def test_the_copy_of_another_input_is_not_taken(tmp_path, change):
     ]
 
 
-def test_a_copy_that_is_whole_is_used_again(tmp_path):
+def test_a_copy_that_is_whole_is_used_again(tmp_path, copied_and_cut_short):
     source = strips(tmp_path / "volume.tif", cells((6, 20, 20)))
     options = dict(network="identity", store="raw", tile="6,10,20")
-    with pytest.raises(errors.BadOption):
-        tile(source, tmp_path / "run", memory=1, **options)
+    copied_and_cut_short(source, tmp_path / "run", **options)
     seen = []
     tile(source, tmp_path / "run", report=lambda *a: seen.append(a), **options)
     assert seen == []
@@ -509,6 +522,6 @@ def test_advice_on_voxels_of_another_size_and_on_calibrated_intensities(tmp_path
 
     assert advice(changed((2.0, 1.0, 1.0), (2.5, 1.0, 0.8))) == []
     [line] = advice(changed((3.0, 3.0, 3.0), (1.0, 1.0, 1.0)))
-    assert "3 x 3 x 3 um, these are 1 x 1 x 1 um" in line
+    assert "3 x 3 x 3 um; these are 1 x 1 x 1 um" in line
     [line] = advice(changed(None, None, calibrated=True))
     assert "--normalize network" in line

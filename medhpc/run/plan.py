@@ -15,7 +15,7 @@ from typing import Any
 from medhpc.errors import NotARun
 from medhpc.geometry import Box, Grid, Index, Tile, Windows
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,10 +86,10 @@ def advice(plan: Plan) -> list[str]:
     lines = []
     trained, here = plan.network.voxel_size, plan.source.voxel_size_um
     if trained and here and max(max(a / b, b / a) for a, b in zip(trained, here, strict=True)) > ALIKE:
-        sizes = [" x ".join(f"{size:.4g}" for size in sizes) for sizes in (trained, here)]
-        lines.append(f"the network was trained on voxels of {sizes[0]} um, these are {sizes[1]} um: expect worse results")
+        theirs, ours = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (trained, here))
+        lines.append(f"trained on voxels of {theirs} um; these are {ours} um: expect worse results")
     if plan.network.calibrated and plan.normalization.source == "volume":
-        lines.append("the network looks at a window of intensities: for calibrated ones, as in CT, use --normalize network")
+        lines.append("it looks at a window of intensities: where these are calibrated (CT), use --normalize network")
     return lines
 
 
