@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import random
 import shutil
 import signal
@@ -339,6 +340,24 @@ def test_a_scheduler_without_workers_is_given_up(run, tmp_path, monkeypatch):
         stitch(run, tmp_path / "out.tif", dask=empty.scheduler_address)
 
 
+def test_a_unit_lost_before_it_was_looked_at_is_waited_for(monkeypatch):
+    """What a worker has done counts when we have heard of it; else it is done again, by another."""
+    monkeypatch.setattr(cluster, "AGAIN", 0.01)
+    looks: list[None] = []
+    states = iter(["lost", "lost", "finished"])
+
+    class Future:
+        @property
+        def status(self) -> str:
+            return next(states)
+
+    finished: queue.SimpleQueue = queue.SimpleQueue()
+    future = Future()
+    finished.put(future)
+    assert cluster._next(finished, lambda: looks.append(None)) is future
+    assert len(looks) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -379,17 +398,19 @@ def test_an_order_travels_as_text(run, tmp_path):
     assert other.result == order.result and other.digest != order.digest
 
 
-def test_the_job_of_a_worker_is_quoted():
+def test_what_starts_a_worker_is_quoted():
     jobs = WorkerJobs(prologue=("module load x",), python="/opt/p/bin/python")
-    text = worker_script(
-        Where(kind="slurm", workers=2, jobs=jobs), ["-m", "m", "tls://a:1", "--tls-key", "/a b/$(x)'/k"]
+    key = Path("/a b/$(touch x)'\n/key")
+    text = worker_script("tls://a:1", {"distributed.comm.tls.worker.key": key}, jobs)
+    assert text == (
+        "#!/bin/bash\n"
+        "module load x\n"
+        "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'\n"
+        "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True\n"
+        """export DASK_DISTRIBUTED__COMM__TLS__WORKER__KEY="$(< '/a b/$(touch x)'"'"'\n/key')"\n"""
+        "exec /opt/p/bin/python -m distributed.cli.dask_worker tls://a:1 "
+        "--nthreads 1 --memory-limit 0 --no-dashboard --death-timeout 60\n"
     )
-    assert text.splitlines() == [
-        "#!/bin/bash",
-        "module load x",
-        "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'",
-        """exec /opt/p/bin/python -m m tls://a:1 --tls-key '/a b/$(x)'"'"'/k'""",
-    ]
 
 
 def test_units_take_the_cores_that_their_worker_has(monkeypatch):

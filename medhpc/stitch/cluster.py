@@ -15,6 +15,7 @@ import functools
 import logging
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 LOOK = 5.0  # seconds between two looks at whether there are workers
+AGAIN = 1.0  # seconds after which a lost unit is looked at again
 PATIENCE = 120.0  # seconds without any worker
 
 
@@ -75,7 +77,7 @@ def on_cluster(where: Where, order: Order, scratch: Path) -> Iterator[Do]:
 
 def _doing(client: Client, where: Where, order: Order, check: Callable[[], None]) -> Do:
     text, stitch = dataclasses.replace(order, threads=where.threads).to_json(), secrets.token_hex(4)
-    next_of = _patiently(client, where, check)
+    look = _watch(client, where, check)
 
     def do(step: str, numbers: Sequence[int]) -> Iterator[None]:
         finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -85,7 +87,9 @@ def _doing(client: Client, where: Where, order: Order, check: Callable[[], None]
             future.add_done_callback(finished.put)
         try:
             for _ in futures:
-                _check(next_of(finished), where)
+                future = _next(finished, look)
+                _check(future, where)
+                future.release()  # else it would be done again for nothing, should its worker be lost
                 yield
         finally:
             client.cancel(futures)
@@ -93,11 +97,27 @@ def _doing(client: Client, where: Where, order: Order, check: Callable[[], None]
     return do
 
 
+def _next(finished: queue.SimpleQueue[Future], look: Callable[[], None]) -> Future:
+    """Wait for a unit that is done, or cannot be done."""
+    while True:
+        try:
+            future = finished.get(timeout=LOOK)
+        except queue.Empty:
+            look()
+            continue
+        if future.status != "lost":
+            return future
+        look()  # lost with its worker, before we heard of it: it is done again
+        later = threading.Timer(AGAIN, finished.put, [future])
+        later.daemon = True
+        later.start()
+
+
 def _check(future: Future, where: Where) -> None:
     """Raise what kept a unit from being done."""
     from distributed import KilledWorker
 
-    if future.status in ("cancelled", "lost"):
+    if future.status == "cancelled":
         raise NoWorkers(f"the Dask scheduler{where.at} is gone; what is done is kept: stitch again to go on")
     try:
         outcome = future.result()
@@ -112,25 +132,19 @@ def _check(future: Future, where: Where) -> None:
         raise raised(outcome)
 
 
-def _patiently(
-    client: Client, where: Where, check: Callable[[], None]
-) -> Callable[[queue.SimpleQueue[Future]], Future]:
-    """Wait for the next future that is finished, as long as there are workers, or the first ones are in a queue."""
+def _watch(client: Client, where: Where, check: Callable[[], None]) -> Callable[[], None]:
+    """What is called while nothing happens: it gives up where there are no workers, unless the first are in a queue."""
     queued, alone = where.kind == "slurm", time.monotonic()
 
-    def next_of(finished: queue.SimpleQueue[Future]) -> Future:
+    def look() -> None:
         nonlocal queued, alone
-        while True:
-            try:
-                return finished.get(timeout=LOOK)
-            except queue.Empty:
-                check()
-                if client.status == "running" and client.nthreads():
-                    queued, alone = False, time.monotonic()
-                elif not queued and time.monotonic() - alone > PATIENCE:
-                    raise NoWorkers(
-                        f"no Dask worker{where.at} for {PATIENCE:.0f} s; what is done is kept: "
-                        "see that there are workers, and stitch again to go on"
-                    ) from None
+        check()
+        if client.status == "running" and client.nthreads():
+            queued, alone = False, time.monotonic()
+        elif not queued and time.monotonic() - alone > PATIENCE:
+            raise NoWorkers(
+                f"no Dask worker{where.at} for {PATIENCE:.0f} s; what is done is kept: "
+                "see that there are workers, and stitch again to go on"
+            )
 
-    return next_of
+    return look

@@ -11,13 +11,14 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from medhpc.errors import NoWorkers, SlurmDown, SubmissionRefused
-from medhpc.stitch.where import Where
+from medhpc.stitch.where import Where, WorkerJobs
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -27,14 +28,14 @@ Check: TypeAlias = Callable[[], None]
 
 DEATH = "60"  # seconds after which a worker ends that has lost its scheduler
 ANSWER = 60  # seconds in which SLURM must answer
-NO_PAGES = "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES"
+BETWEEN_LOOKS = 30.0  # seconds between two questions to SLURM, whether there are jobs left
 
 
 @contextmanager
 def started(where: Where, scratch: Path) -> Iterator[tuple[Any, Check]]:
     """What a client connects to, while the block runs, and what tells that no worker will come.
 
-    Logs of workers are written beside `scratch`, as ``workers-*.log``.
+    Workers of SLURM start in the folder above `scratch`, and write their logs there, as ``workers-*.log``.
 
     Raises
     ------
@@ -52,19 +53,37 @@ def started(where: Where, scratch: Path) -> Iterator[tuple[Any, Check]]:
             yield cluster, _no_news
         return
     with ExitStack() as stack:  # the folder is for this user's eyes only
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="certificates.", dir=scratch)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="worker.", dir=scratch)))
         cluster = stack.enter_context(LocalCluster(host="0.0.0.0", n_workers=0, **_scheduler(security)))
-        worker = ["-m", "distributed.cli.dask_worker", cluster.scheduler_address, *_certificates(security, folder)]
-        worker += ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--death-timeout", DEATH]
+        script = folder / "worker.sh"
+        script.write_text(worker_script(cluster.scheduler_address, _certificates(security, folder), where.jobs))
         start = _jobs if where.kind == "slurm" else _tasks
-        yield cluster, stack.enter_context(start(where, worker, scratch.parent))
+        yield cluster, stack.enter_context(start(where, script, scratch.parent))
 
 
-def worker_script(where: Where, worker: list[str]) -> str:
-    """The text of the job of one worker of ``slurm:N``."""
-    python = where.jobs.python or shlex.quote(sys.executable)
-    command = f"exec {python} {shlex.join(worker)}"
-    return "\n".join(["#!/bin/bash", *where.jobs.prologue, f"export {NO_PAGES}='[]'", command]) + "\n"
+def worker_script(scheduler: str, certificates: Mapping[str, Path], jobs: WorkerJobs) -> str:
+    """The text of what starts a worker on a node.
+
+    Parameters
+    ----------
+    scheduler : str
+        Address.
+    certificates : mapping of str to Path
+        Key of Dask's configuration -> the file that holds its value.
+    jobs : WorkerJobs
+    """
+    settings = {"distributed.worker.http.routes": "'[]'", "distributed.comm.require-encryption": "True"}
+    # Their text, not their paths: Dask takes a path with a line break for the text.
+    settings |= {key: f'"$(< {shlex.quote(str(path))})"' for key, path in certificates.items()}
+    exports = [f"export {_variable(key)}={value}" for key, value in settings.items()]
+    options = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--death-timeout", DEATH]
+    worker = shlex.join(["-m", "distributed.cli.dask_worker", scheduler, *options])
+    python = jobs.python or shlex.quote(sys.executable)
+    return "\n".join(["#!/bin/bash", *jobs.prologue, *exports, f"exec {python} {worker}"]) + "\n"
+
+
+def _variable(key: str) -> str:
+    return "DASK_" + key.upper().replace(".", "__").replace("-", "_")
 
 
 def _no_news() -> None:
@@ -81,29 +100,24 @@ def _scheduler(security: Security) -> dict[str, Any]:
     }
 
 
-def _certificates(security: Security, folder: Path) -> list[str]:
-    """Write what a worker must show; the arguments that name it."""
-    arguments = []
-    for name, text in security.get_tls_config_for_role("worker").items():
-        if name in ("ca_file", "cert", "key"):
-            (folder / name).write_text(text)
-            arguments += [f"--tls-{name.replace('_', '-')}", str(folder / name)]
-    return arguments
+def _certificates(security: Security, folder: Path) -> dict[str, Path]:
+    """Write what a worker must show, each into a file."""
+    texts, files = security.get_tls_config_for_role("worker"), {}
+    for name, key in (("ca_file", "ca-file"), ("cert", "worker.cert"), ("key", "worker.key")):
+        files[f"distributed.comm.tls.{key}"] = folder / name
+        (folder / name).write_text(texts[name])
+    return files
 
 
 @contextmanager
-def _tasks(where: Where, worker: list[str], logs: Path) -> Iterator[Check]:
+def _tasks(where: Where, script: Path, logs: Path) -> Iterator[Check]:
     """Workers as tasks of the job that this process is in."""
     # One that ends must not end the others, and this process may be a task itself.
     srun = ["srun", f"--ntasks={where.workers}", "--kill-on-bad-exit=0", "--wait=0", "--overlap", "--label"]
     log = logs / f"workers-{os.environ['SLURM_JOB_ID']}.log"
     with log.open("ab") as output:
         tasks = subprocess.Popen(
-            [*srun, sys.executable, *worker],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {NO_PAGES: "[]"},
+            [*srun, "bash", script], cwd=logs, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
 
     def check() -> None:
@@ -118,7 +132,7 @@ def _tasks(where: Where, worker: list[str], logs: Path) -> Iterator[Check]:
 
 
 @contextmanager
-def _jobs(where: Where, worker: list[str], logs: Path) -> Iterator[Check]:
+def _jobs(where: Where, script: Path, logs: Path) -> Iterator[Check]:
     """Workers as jobs, all of one array: one call of sbatch; SLURM starts those again whose node fails."""
     jobs = where.jobs
     asked = {
@@ -133,19 +147,35 @@ def _jobs(where: Where, worker: list[str], logs: Path) -> Iterator[Check]:
         "output": "workers-%A_%a.log",
     }
     options = [f"--{name}={value}" for name, value in asked.items()]
-    answer = _ask_slurm(
-        ["sbatch", "--parsable", "--requeue", "--open-mode=append", *options, *jobs.directives],
-        worker_script(where, worker),
-    )
+    answer = _ask_slurm(["sbatch", "--parsable", "--requeue", "--open-mode=append", *options, *jobs.directives, script])
+    job, looked = answer.partition(";")[0], time.monotonic()
+
+    def check() -> None:
+        nonlocal looked
+        if time.monotonic() - looked > BETWEEN_LOOKS:
+            looked = time.monotonic()
+            if not _is_alive(job):
+                raise NoWorkers(
+                    f"all jobs of workers have ended (see {logs}/workers-{job}_*.log); what is done is kept: "
+                    "mend that, or give them more time, and stitch again to go on"
+                )
+
     try:
-        yield _no_news
+        yield check
     finally:
-        _ask_slurm(["scancel", answer.partition(";")[0]])
+        subprocess.run(["scancel", job], capture_output=True, timeout=ANSWER)
 
 
-def _ask_slurm(command: list[str], text: str = "") -> str:
+def _is_alive(job: str) -> bool:
+    """Whether SLURM knows of any job of an array that is not over; True where it does not answer."""
+    squeue = ["squeue", "--me", "--noheader", "--format=%F"]
+    answer = subprocess.run(squeue, capture_output=True, text=True, timeout=ANSWER)
+    return answer.returncode != 0 or job in answer.stdout.split()
+
+
+def _ask_slurm(command: list[str | Path]) -> str:
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=ANSWER)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER)
     except subprocess.TimeoutExpired:
         raise SlurmDown(f"{command[0]} has not answered for {ANSWER} s; try again later") from None
     if done.returncode:
