@@ -153,10 +153,9 @@ def _prepare(
 
     network, objects = settings.get("network"), settings.get("objects")
     stitching = run_options.arguments(run_options.stitch_options, leave_out=("objects",))
-    if settings["stitch_workers"]:
-        stitching += ["--dask", f"local:{settings['stitch_workers']}"]
     common = {
         "stitch_options": stitching,
+        "stitch_workers": settings["stitch_workers"] or 1,
         "target_seconds": settings["target_time"],
         "rounds": settings["retries"],
         "concurrent": settings["concurrent"],

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,7 @@ def prepare_run(
     *,
     objects: str | Path = "",
     stitch_options: Sequence[str] = (),
+    stitch_workers: int = 1,
     target_seconds: float = 1800,
     rounds: int = 2,
     concurrent: int | None = None,
@@ -76,6 +77,8 @@ def prepare_run(
         CSV of the objects.
     stitch_options : sequence of str
         As for ``medhpc stitch``.
+    stitch_workers : int
+        Processes that stitch, in one job; it asks for as many times the cores and the memory.
     target_seconds : float
         How long a task should take.
     rounds : int
@@ -128,7 +131,9 @@ def prepare_run(
     target = Target(run=_absolute(run), out=_absolute(out), objects=_absolute(objects) if objects else "")
     place = Path(folder).resolve() if folder else opened.jobs.resolve() / new_id()
     stitching = Resources(
-        cpus=given.cpus, memory=given.memory, seconds=int(STITCH_SECONDS + plan.region.size / STITCH_RATE)
+        cpus=given.cpus * stitch_workers,
+        memory=given.memory * stitch_workers,
+        seconds=int(STITCH_SECONDS + plan.region.size / STITCH_RATE),
     )
     steps = chain(
         [target],
@@ -139,7 +144,7 @@ def prepare_run(
         rounds=rounds,
         concurrent=concurrent,
         infer_options=_machine(given),
-        stitch_options=stitch_options,
+        stitch_options=(*stitch_options, *_workers(stitch_workers)),
     )
     return Prepared(
         submission=_submission(place, cluster, steps),
@@ -166,6 +171,7 @@ def prepare_volumes(
     tables: bool = False,
     tile_options: Sequence[str] = (),
     stitch_options: Sequence[str] = (),
+    stitch_workers: int = 1,
     target_seconds: float = 1800,
     rounds: int = 2,
     concurrent: int | None = None,
@@ -194,7 +200,7 @@ def prepare_volumes(
         As for ``medhpc tile`` (without network, memory, threads, device) and ``medhpc stitch``.
     tasks : int, optional
         How many tasks share the tiles; how many there are is known only when they are planned.
-    target_seconds, rounds, concurrent, cluster, cpus, gpus, memory, folder, site
+    stitch_workers, target_seconds, rounds, concurrent, cluster, cpus, gpus, memory, folder, site
         As for :func:`prepare_run`.
 
     Raises
@@ -225,12 +231,12 @@ def prepare_volumes(
         folder=place,
         ceiling=ceiling,
         plan=ceiling.cut(Resources(cpus=given.cpus, gpus=given.gpus, memory=given.memory, seconds=PLAN_SECONDS)),
-        stitch=given,
+        stitch=ceiling.cut(replace(given, cpus=given.cpus * stitch_workers, memory=given.memory * stitch_workers)),
         rounds=rounds,
         concurrent=concurrent,
         plan_options=("--network", _absolute(network), "--memory", f"{memory // 2**20}M", *machine, *tile_options),
         infer_options=machine,
-        stitch_options=stitch_options,
+        stitch_options=(*stitch_options, *_workers(stitch_workers)),
     )
     return Prepared(
         submission=_submission(place, cluster, steps),
@@ -305,6 +311,10 @@ def _tasks_unplanned(asked: int | None, volumes: int, rounds: int, ceiling: Ceil
 
 def _machine(resources: Resources) -> tuple[str, ...]:
     return ("--threads", str(resources.cpus), *(("--device", "cuda") if resources.gpus else ()))
+
+
+def _workers(count: int) -> tuple[str, ...]:
+    return ("--dask", f"local:{count}") if count > 1 else ()
 
 
 def _submission(folder: Path, cluster: str, steps: tuple[Step, ...]) -> Submission:
