@@ -15,7 +15,7 @@ dev: .venv/.developer
 # All tests, one process per core; each computes on one thread. SLURM is installed for them where that may be done.
 test: .venv/.developer
 	.ci/install_slurm.sh
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto
 
 # Style, format, types, layers, shell.
 lint: .venv/.developer

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,22 @@ SHARED = Path(os.environ.get("MEDHPC_SHARED_DATA", Path(__file__).parents[2] / "
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write the golden files anew; look at their differences")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of pytest-xdist a file at a time, and one of them all of tests/slurm: they share a cluster.
+
+    (``--dist loadgroup`` would do the latter, but its groups are lost with pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "slurm" if Path(file).parent.name == "slurm" else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Private SLURM clusters for the tests of this folder.
 
-All these tests run in one process of pytest-xdist (``--dist loadgroup``): they share a cluster, and they mostly wait.
+All these tests run in one process of pytest-xdist (see ../conftest.py): they share a cluster, and they mostly wait.
 """
 
 from __future__ import annotations
@@ -17,15 +17,6 @@ from configuration import Options
 from scenario import TILES, Planned, Scenario, plan
 
 from medhpc.jobs import packing
-
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ class Scenario:
         """Submit them; options as for :meth:`prepare`."""
         return submit(self.prepare(**options))
 
-    def until_done(self, tiles: int, seconds: float = 60) -> None:
+    def until_done(self, tiles: int, seconds: float = 180) -> None:
         """Wait until so many tiles are in the ledger."""
         self.cluster.wait(lambda: status(self.run).done >= tiles, seconds, f"{tiles} tiles are done")
 
@@ -109,12 +109,12 @@ class Scenario:
 
     # --- laws ------------------------------------------------------------------------------------
 
-    def finish(self, seconds: float = 120) -> None:
+    def finish(self, seconds: float = 300) -> None:
         """Wait for the end of the chain: nothing is lost."""
         self.cluster.wait_for_jobs(seconds)
         nothing_lost(self.run, self.out, self.planned.expected)
 
-    def end_unfinished(self, seconds: float = 120) -> None:
+    def end_unfinished(self, seconds: float = 300) -> None:
         """Wait for the end of a chain that could not repair everything: nothing was stitched."""
         self.cluster.wait_for_jobs(seconds)
         assert not status(self.run).complete

@@ -16,7 +16,7 @@ def test_arrays_over_max_array_size(scenario):
     submission = scenario.submit(tiles_per_task=3)
     tasks = {step.name: step.tasks for step in submission.steps}
     assert (tasks["infer-0"], tasks["infer-1"]) == (20, 1)
-    scenario.finish(240)
+    scenario.finish()
     assert scenario.ends("infer-0") + scenario.ends("infer-1") == ["COMPLETED"] * 21
 
 
@@ -52,7 +52,7 @@ def test_three_volumes_in_one_submission(scenario, tmp_path_factory):
         )
     )
     assert [(step.name, step.tasks) for step in submission.steps][:2] == [("plan", 3), ("infer-0", 4)]
-    scenario.cluster.wait_for_jobs(180)
+    scenario.cluster.wait_for_jobs(300)
     results = scenario.folder / "results"
     for index, each in enumerate(made):
         nothing_lost(results / f"cells {index}.run", results / f"cells {index}.tif", each.expected)
