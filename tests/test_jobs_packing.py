@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medhpc.errors import BadOption
 from medhpc.jobs.chain import Step, Target, chain
-from medhpc.jobs.packing import SPARE, START, Ceiling, Cost, Resources, pack, split_array
+from medhpc.jobs.packing import MOST_TASKS, SPARE, START, Ceiling, Cost, Resources, pack, split_array
 
 GIB = 2**30
 ROOMY = Ceiling(cpus=64, memory=256 * GIB, seconds=86400, array_size=1001, jobs=5000)
@@ -71,6 +71,12 @@ def test_few_jobs_make_long_tasks():
     found = packed(1000, 60.0, ceiling=Ceiling(jobs=12))
     assert found.tasks + 2 * found.repair_tasks + 1 <= 12
     assert found.tiles_per_task >= 100
+
+
+def test_a_million_tiles_make_no_more_tasks_than_a_controller_bears():
+    assert packed(10**6, 60.0, ceiling=Ceiling(array_size=1001)).tasks == MOST_TASKS
+    day = packed(10**6, 600.0, ceiling=Ceiling(seconds=86400))  # longer tasks than a day are not allowed: more of them
+    assert day.tasks > MOST_TASKS and day.infer.seconds <= 86400
 
 
 def test_too_few_jobs_are_refused():

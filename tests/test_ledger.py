@@ -55,6 +55,13 @@ def test_a_record_survives_its_line(record):
     assert [Record(**fields) for fields in parse_lines([record.line])] == [record]
 
 
+@given(st.lists(records), st.integers(0, 3))
+def test_failures_are_the_records_with_an_error(tmp_path_factory, found, torn):
+    lines = [record.line for record in found]
+    ledger = write_lines(tmp_path_factory.mktemp("ledger"), *lines, *(line[:-torn] for line in lines[:1] if torn))
+    assert list(ledger.failures()) == [record for record in ledger.records() if "error" in record]
+
+
 @settings(max_examples=300)
 @given(records, st.data())
 def test_a_damaged_line_is_no_record(record, data):

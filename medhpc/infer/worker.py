@@ -72,7 +72,7 @@ def work(
     total = sum(map(len, shares))
     done: list[InferResult] = []
     for run, tiles in zip(opened, shares, strict=True):
-        pieces = [tiles[:1], tiles[1:]] if host_is_suspect(run) else [tiles]
+        pieces = [tiles[:1], tiles[1:]] if tiles and host_is_suspect(run) else [tiles]
         for piece in filter(None, pieces):
             before = sum(result.tiles for result in done)
             count = progress and (lambda now, _, before=before: progress(before + now, total))  # type: ignore[misc]

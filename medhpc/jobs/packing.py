@@ -1,7 +1,7 @@
 """How many tasks, and what each asks of a node: from what a tile costs and what the cluster allows.
 
-A task is a range of tiles that takes about the target time. There are many more tasks than nodes, so SLURM evens out
-slow nodes and dear tiles; nothing of ours has to.
+A task is a range of tiles that takes about the target time, longer only where there would be thousands of tasks. There
+are many more tasks than nodes, so SLURM evens out slow nodes and dear tiles; nothing of ours has to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ MORE_MEMORY, MORE_TIME = 1.5, 2.0  # for each round of repair
 LEAST_WARNING = 30  # seconds between the signal and the time limit
 SHARE_OF_REPAIR = 8  # one repair task stands by for so many tasks
 MOST_REPAIR_TASKS = 32
+MOST_TASKS = 2000  # to compute tiles: a controller holds 10,000 jobs of all users, and each array is a call of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def pack(
         How many there are to compute.
     cost : Cost
     target_seconds : float
-        How long a task should take.
+        How long a task should take; longer where there would be more than :data:`MOST_TASKS`, and a job may.
     cpus, gpus, memory : int
         For one task; memory in bytes.
     rounds : int
@@ -123,7 +124,9 @@ def pack(
             f"a tile takes {cost.seconds:.0f} s, more than a job of at most {ceiling.seconds} s can promise; "
             "plan smaller tiles ('medhpc tile --tile'), or use a partition with a longer limit"
         )
-    per_task = max(1, int(min(target_seconds, most_seconds) / max(cost.seconds, 1e-9)))
+    seconds = max(cost.seconds, 1e-9)
+    enough = max(target_seconds / seconds, math.ceil(tiles / MOST_TASKS))
+    per_task = max(1, int(min(enough, most_seconds / seconds)))
     tasks = math.ceil(tiles / min(per_task, tiles)) if tiles else 0
     repair = min(MOST_REPAIR_TASKS, math.ceil(tasks / SHARE_OF_REPAIR), ceiling.array_size or MOST_REPAIR_TASKS)
     if ceiling.jobs is not None and tasks + repair * rounds + steps > ceiling.jobs:

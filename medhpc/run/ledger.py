@@ -60,6 +60,11 @@ def parse_lines(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     return records
 
 
+def this_host() -> str:
+    """The node's name as SLURM has it, else that of the machine."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def this_job() -> str:
     """The SLURM job (and array index) of this process, or ''."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")
@@ -112,10 +117,18 @@ class Ledger:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All sound records of this plan, file by file, each in the order of its writing."""
+        return self._records_with(b"")
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Those of failures; the others, of which there may be a million, are not even parsed."""
+        return self._records_with(b'"error":')
+
+    def _records_with(self, field: bytes) -> Iterator[dict[str, Any]]:
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 while lines := file.readlines(AT_ONCE):
-                    yield from (record for record in parse_lines(lines) if record["plan"] == self.plan)
+                    records = parse_lines([line for line in lines if field in line])
+                    yield from (record for record in records if record["plan"] == self.plan)
 
     def _create(self) -> int:
         name = f"{socket.gethostname()}-{os.getpid()}-{int(time.time())}-{secrets.token_hex(3)}.jsonl"

@@ -37,16 +37,16 @@ def hopeless(run: Run, since: float) -> set[int]:
     """Tiles in which the same exception was recorded :data:`REPEATS` times after `since` (seconds since 1970)."""
     seen = Counter(
         (record["tile"], record["error"])
-        for record in run.ledger.records()
-        if "error" in record and record["time"] >= since and not record["error"].startswith(ALWAYS_REPEATED)
+        for record in run.ledger.failures()
+        if record["time"] >= since and not record["error"].startswith(ALWAYS_REPEATED)
     )
     return {tile for (tile, _), times in seen.items() if times >= REPEATS}
 
 
 def host_is_suspect(run: Run) -> bool:
     """Whether several tiles have failed on this host and are not done yet."""
-    here = socket.gethostname()
-    failed = {record["tile"] for record in run.ledger.records() if "error" in record and record.get("host") == here}
+    here = this_host()
+    failed = {record["tile"] for record in run.ledger.failures() if record.get("host") == here}
     return len(failed) >= SUSPECT and int(np.count_nonzero(~recorded(run)[sorted(failed)])) >= SUSPECT
 
 
