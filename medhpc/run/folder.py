@@ -21,7 +21,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import time
 import traceback
 from collections import Counter
@@ -37,7 +36,7 @@ import numpy as np
 from medhpc.errors import MissingTiles, NoPermission, NotARun, RunNotEmpty, SourceChanged
 from medhpc.geometry import Tile
 from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
-from medhpc.run.ledger import Ledger, Record, this_job
+from medhpc.run.ledger import Ledger, Record, this_host, this_job
 from medhpc.run.plan import Plan, Source
 from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
@@ -224,7 +223,7 @@ class Run:
         return "".join(f" ({count} failed, as in: {' '.join(error.split())})" for error, count in kinds)
 
     def _record(self, tile: Tile, **fields: object) -> Record:
-        known = {"host": socket.gethostname(), "job": this_job(), "time": round(time.time(), 3)}
+        known = {"host": this_host(), "job": this_job(), "time": round(time.time(), 3)}
         return Record(tile=tile.index, plan=self.ledger.plan, **known, **fields)  # type: ignore[arg-type]
 
 

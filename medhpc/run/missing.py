@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from medhpc.errors import NotARun
 from medhpc.run.durable import partial_suffix, write_durably
 from medhpc.run.folder import Run, ranges
+from medhpc.run.ledger import this_host
 from medhpc.run.tally import Tally
 
 REPEATS = 2  # so often a tile may end in the same exception; then its mend is not another try
