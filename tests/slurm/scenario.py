@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +92,16 @@ class Scenario:
     def submit(self, **options: Any) -> Submission:
         """Submit them; options as for :meth:`prepare`."""
         return submit(self.prepare(**options))
+
+    def medhpc(self, *arguments: str | Path, code: int = 0) -> str:
+        """What the command prints; its jobs run the worker of these tests."""
+        site = self.folder / "site.toml"
+        site.write_text(f'medhpc = "{self.site.medhpc}"\n')
+        command = [Path(sys.executable).with_name("medhpc"), *arguments]
+        environment = os.environ | {"MEDHPC_SITE": str(site)}
+        found = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert found.returncode == code, found.stdout + found.stderr
+        return found.stdout + found.stderr
 
     def until_done(self, tiles: int, seconds: float = 180) -> None:
         """Wait until so many tiles are in the ledger."""

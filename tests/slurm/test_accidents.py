@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from scenario import TILES, Scenario
 
-from medhpc.jobs import cancel, submit
+from medhpc.jobs import submit
 
 SLOWLY = "import time\ndef before_tile(index): time.sleep(0.1)"
 
@@ -59,11 +61,17 @@ def test_the_array_is_cancelled(running):
     assert running.ends("infer-0") == ["CANCELLED"] * 3
 
 
-def test_the_run_is_cancelled(running):
-    cancel(running.run)
-    running.end_unfinished(20)
-    running.submit()
-    running.finish()
+def test_the_run_is_cancelled(scenario):
+    """By hand, as a user does it."""
+    scenario.accident(SLOWLY)
+    submit = ["submit", scenario.run, "--out", scenario.out, "--as", "probability", "--retries", "1", "--yes"]
+    assert "live jobs" not in scenario.medhpc(*submit)
+    scenario.until_done(3)
+    assert "has live jobs" in scenario.medhpc(*submit, code=2)
+    assert "ended" in scenario.medhpc("cancel", scenario.run)
+    scenario.end_unfinished()
+    scenario.medhpc(*submit)
+    scenario.finish()
 
 
 def test_a_tile_that_needs_more_memory(scenario):
@@ -188,3 +196,18 @@ def test_out_of_memory_in_a_control_group(new_cluster, planned, tmp_path):
     scenario.submit()
     scenario.finish()
     assert "OUT_OF_MEMORY" in scenario.ends("infer-0")
+
+
+def test_a_node_that_fails_every_tile(scenario):
+    """Tasks that start there later try one tile and leave the rest to the next round, and to other nodes."""
+    scenario.accident("""
+import os
+def before_tile(index):
+    if os.environ["SLURMD_NODENAME"] == "n1": raise RuntimeError("this node is broken")
+""")
+    scenario.submit(concurrent=1, rounds=0, site=replace(scenario.site, nodelist="n1"))
+    scenario.end_unfinished()
+    failures = Counter(record["job"] for record in scenario.records() if "error" in record)
+    assert sorted(failures.values()) == [1, 1, 21]
+    scenario.submit(site=replace(scenario.site, exclude="n1"))
+    scenario.finish()
