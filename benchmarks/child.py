@@ -22,6 +22,7 @@ class Outcome:
     """What one call took."""
 
     seconds: float  # of the call alone: interpreter and imports do not count
+    cpu: float = 0.0  # processor seconds of the call, with those of programs that it started
     idle: int = 0  # bytes resident before the call
     peak: int = 0  # bytes resident at most, libraries included
     value: Any = None  # what the call returned
@@ -47,11 +48,11 @@ def main() -> None:
     os.dup2(2, 1)  # whatever the function prints is not the result
     module, name, args, kwargs = pickle.load(sys.stdin.buffer)
     function = getattr(importlib.import_module(module), name)
-    idle, began = _resident("VmRSS"), time.perf_counter()
+    idle, cpu, began = _resident("VmRSS"), sum(os.times()[:4]), time.perf_counter()
     value = function(*args, **kwargs)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, sum(os.times()[:4]) - cpu
     with result:
-        pickle.dump({"seconds": seconds, "idle": idle, "peak": _resident("VmHWM"), "value": value}, result)
+        pickle.dump({"seconds": seconds, "cpu": cpu, "idle": idle, "peak": _resident("VmHWM"), "value": value}, result)
 
 
 def _resident(what: str) -> int:

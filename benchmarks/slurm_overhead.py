@@ -27,7 +27,8 @@ from benchmarks.child import Outcome
 from benchmarks.measure import alternate, median_seconds, options, publish, table
 from benchmarks.private_cluster import STITCH_WORDS, Cluster, Options, Planned, plan, private_cluster
 from medhpc.jobs import prepare_run
-from medhpc.jobs.prepare import cost_of, here
+from medhpc.jobs.allowance import cost_of
+from medhpc.jobs.prepare import here
 from medhpc.jobs.site import Site
 from medhpc.run import Run, status
 
