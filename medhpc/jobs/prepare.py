@@ -147,7 +147,7 @@ def prepare_run(
         stitch_options=(*stitch_options, *_workers(stitch_workers)),
     )
     return Prepared(
-        submission=_submission(place, cluster, steps),
+        submission=_submission(place, cluster, steps, opened.id),
         site=site,
         partition=partition,
         targets=(target,),
@@ -317,9 +317,9 @@ def _workers(count: int) -> tuple[str, ...]:
     return ("--dask", f"local:{count}") if count > 1 else ()
 
 
-def _submission(folder: Path, cluster: str, steps: tuple[Step, ...]) -> Submission:
+def _submission(folder: Path, cluster: str, steps: tuple[Step, ...], run: str = "") -> Submission:
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return Submission(folder=folder, cluster=cluster, steps=steps, created=now, medhpc=medhpc.__version__)
+    return Submission(folder=folder, cluster=cluster, run=run, steps=steps, created=now, medhpc=medhpc.__version__)
 
 
 def _absolute(path: str | Path) -> str:

@@ -34,6 +34,7 @@ class Submission:
 
     folder: Path
     cluster: str  # "slurm", "local" or "debug"
+    run: str = ""  # id of the run; empty where there are several
     steps: tuple[Step, ...]
     jobs: Mapping[str, str] = field(default_factory=dict)  # step -> job id
     created: str = ""  # UTC
@@ -52,7 +53,8 @@ class Submission:
 
     def comment(self, step: Step) -> str:
         """The comment that a job carries: it tells our jobs from others, whatever their ids."""
-        return f"medhpc submission={self.id} step={step.name}"
+        run = f"run={self.run} " if self.run else ""
+        return f"medhpc {run}submission={self.id} step={step.name}"
 
     def log(self, step: str, job: str) -> Path:
         """Where a job writes what it prints; `job` is ``123`` or ``123_7``."""
@@ -67,6 +69,7 @@ class Submission:
         content = {
             "version": VERSION,
             "cluster": self.cluster,
+            "run": self.run,
             "created": self.created,
             "medhpc": self.medhpc,
             "cancelled": self.cancelled,
