@@ -24,6 +24,12 @@ MEMORY = 2**30  # of a task: torch alone takes 600 MB
 PLAN = {"tile": TILE, "halo": "exact", "memory": MEMORY, "device": "cpu", "threads": 1}
 STITCH = {"kind": "probability"}
 STITCH_WORDS = ("--as", "probability")
+PER_TASK = 21  # tiles, unless told otherwise
+HOLD = f"""
+import time
+def before_tile(index):
+    while index % {PER_TASK} == 10 and (folder / "hold").exists(): time.sleep(0.05)
+"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,16 @@ class Scenario:
         """Python that defines ``before_tile(index)``; see worker.py."""
         (self.folder / "accident.py").write_text(text)
 
-    def prepare(self, *, tiles_per_task: int = 21, **options: Any) -> Prepared:
+    def hold(self) -> None:
+        """Let every task wait in the middle of its tiles until :meth:`release`."""
+        (self.folder / "hold").touch()
+        self.accident(HOLD)
+
+    def release(self) -> None:
+        """Let tasks go on."""
+        (self.folder / "hold").unlink(missing_ok=True)
+
+    def prepare(self, *, tiles_per_task: int = PER_TASK, **options: Any) -> Prepared:
         """Decide on the jobs: one round of repair unless told otherwise."""
         target = cost_of(Run(self.run)).seconds * (tiles_per_task + 0.5)
         defaults = {"rounds": 1, "site": self.site, "stitch_options": STITCH_WORDS}
@@ -122,12 +137,14 @@ class Scenario:
     # --- laws ------------------------------------------------------------------------------------
 
     def finish(self, seconds: float = 300) -> None:
-        """Wait for the end of the chain: nothing is lost."""
+        """Release it and wait for the end of the chain: nothing is lost."""
+        self.release()
         self.cluster.wait_for_jobs(seconds)
         nothing_lost(self.run, self.out, self.planned.expected)
 
     def end_unfinished(self, seconds: float = 300) -> None:
-        """Wait for the end of a chain that could not repair everything: nothing was stitched."""
+        """Release it and wait for the end of a chain that could not repair everything: nothing was stitched."""
+        self.release()
         self.cluster.wait_for_jobs(seconds)
         assert not status(self.run).complete
         assert not self.out.exists()
