@@ -144,7 +144,8 @@ class Work:
             moments |= dict.fromkeys(now - ended, time.monotonic() - began)
             ended = now
         if out:
-            assert status(self.run).complete and self.out.read_bytes() == self.planned.expected
+            assert status(self.run).complete
+            assert self.out.read_bytes() == self.planned.expected
         return Outcome(seconds=max(moments.values()), value=moments)
 
 

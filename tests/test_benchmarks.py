@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+needs_slurm = pytest.mark.skipif(
+    not all(
+        shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for name in ("munged", "slurmctld", "slurmd")
+    ),
+    reason="SLURM is not installed; see .ci/install_slurm.sh",
+)
 
 
 def run(name: str, *options: str) -> str:
@@ -28,6 +36,19 @@ def run(name: str, *options: str) -> str:
         ("startup", ["--size", "32,64,64"], "medhpc status / "),
         ("sliding_window", ["--size", "24,32,32"], "MONAI gaussian"),
         ("seams", ["--size", "24,32,32"], "max error, "),
+        ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
+        pytest.param(
+            "slurm_overhead",
+            ["--size", "16,32,32", "--tiles-per-task", "2"],
+            "medhpc submit / bare array",
+            marks=needs_slurm,
+        ),
+        pytest.param(
+            "soak",
+            ["--size", "16,48,112", "--minutes", "0.3"],
+            "runs whose result is that of medhpc run: 1 of 1",
+            marks=needs_slurm,
+        ),
     ],
 )
 def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, tmp_path):
