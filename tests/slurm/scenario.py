@@ -77,7 +77,7 @@ class Scenario:
 
     @property
     def run(self) -> Path:
-        return self.folder / 'it\'s a\n$(touch run) "run"'
+        return self.folder / 'it\'s a\n$(touch touched) "run"'  # no shell may read this
 
     @property
     def out(self) -> Path:
@@ -141,6 +141,7 @@ class Scenario:
         self.release()
         self.cluster.wait_for_jobs(seconds)
         nothing_lost(self.run, self.out, self.planned.expected)
+        assert not list(self.folder.rglob("touched"))
 
     def end_unfinished(self, seconds: float = 300) -> None:
         """Release it and wait for the end of a chain that could not repair everything: nothing was stitched."""
