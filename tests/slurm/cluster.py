@@ -249,12 +249,14 @@ class Cluster:
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait until something is so; ends early where a daemon has died."""
         end = time.monotonic() + seconds
+        pause = 0.02
         while not condition():
             dead = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if dead or time.monotonic() > end:
                 why = f"{', '.join(dead)} ended" if dead else f"not within {seconds} s"
                 raise ClusterBroken(f"{what}: {why}\n{self.report()}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(0.3, 1.3 * pause)  # to look costs time of the processors that are waited for
 
     def report(self) -> str:
         """Nodes, jobs, how jobs ended, and the ends of the daemons' logs: for a failed test."""
