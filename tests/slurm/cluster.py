@@ -25,9 +25,11 @@ from pathlib import Path
 
 from accounting import start_accounting
 from configuration import Options, Ports, user_name, write_configuration
-from processes import kill, marked, start_reaper, with_descendants
+from processes import is_abandoned, kill, marked, reap, start_reaper, with_descendants
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+PREFIX = "medhpc-slurm-"  # of the folders of clusters, in /tmp
+CONFIGURATION = "etc/slurm.conf"
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not on everybody's PATH
 ATTEMPTS = 3  # to start: another process may take a port between its choice and its use
 
@@ -78,14 +80,16 @@ class Cluster:
         self._reaper = None
 
     def _start(self) -> None:
+        for folder in filter(is_abandoned, Path("/tmp").glob(f"{PREFIX}*")):
+            reap(folder, _mark(folder))
         # In /tmp, not in pytest's folder: the path of a socket ends at 107 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="medhpc-slurm-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         self.folder.chmod(0o755)
         for name in ("etc", "log", "run", "spool", "state"):
             (self.folder / name).mkdir()
         path = f"{os.environ['PATH']}:{SBIN}"
-        self.environment = os.environ | {"SLURM_CONF": str(self.folder / "etc/slurm.conf"), "PATH": path}
-        self._reaper = start_reaper(self.folder, self._mark)
+        self.environment = os.environ | {"SLURM_CONF": str(self.folder / CONFIGURATION), "PATH": path}
+        self._reaper = start_reaper(self.folder, _mark(self.folder))
         controller, accounting, database, *nodes = free_ports(3 + len(self.options.names))
         self.ports = Ports(controller=controller, accounting=accounting, database=database, nodes=tuple(nodes))
         write_configuration(self.folder, self.options, self.ports)
@@ -243,7 +247,7 @@ class Cluster:
     def processes_on(self, name: str) -> set[int]:
         """What runs on a node for its jobs."""
         daemon = self._daemons.get(f"slurmd-{name}")
-        found = with_descendants(marked(self._mark, f"MEDHPC_TEST_NODE={name}"))
+        found = with_descendants(marked(_mark(self.folder), f"MEDHPC_TEST_NODE={name}"))
         return found - {daemon.pid} if daemon else found
 
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -267,13 +271,14 @@ class Cluster:
         parts |= {path.name: path.read_text(errors="replace")[-800:] for path in (self.folder / "log").glob("*.out")}
         return "\n".join(f"--- {name}\n{text}" for name, text in parts.items())
 
-    @property
-    def _mark(self) -> str:
-        return f"SLURM_CONF={self.environment['SLURM_CONF']}"
-
 
 class ClusterBroken(Exception):
     """Something did not happen in time; the logs are in the message."""
+
+
+def _mark(folder: Path) -> str:
+    """What all processes of a cluster have in their environment."""
+    return f"SLURM_CONF={folder / CONFIGURATION}"
 
 
 def free_ports(count: int) -> list[int]:

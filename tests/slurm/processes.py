@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+OWNER = "owner"  # file with the number of the process that a folder belongs to
+
 
 def marked(*marks: str) -> set[int]:
     """Processes that were started with all these variables, each as ``NAME=value``; never this one."""
@@ -59,16 +61,32 @@ def start_reaper(folder: Path, mark: str) -> subprocess.Popen[bytes]:
 
     That holds whatever happens to this process: at a kill -9, too, the pipe between them closes.
     """
-    command = [sys.executable, "-S", __file__, str(folder), mark]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
+    (folder / OWNER).write_text(str(os.getpid()))
+    command = [sys.executable, "-S", "-m", "processes", str(folder), mark]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd=Path(__file__).parent)
 
 
-def _reap() -> None:
-    folder, mark = sys.argv[1:]
-    sys.stdin.readline()
+def reap(folder: Path, mark: str) -> None:
+    """End the marked processes and remove the folder."""
     kill(lambda: marked(mark))
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_abandoned(folder: Path) -> bool:
+    """Whether who started a reaper for a folder is gone, and the folder is still there: the reaper was killed, too."""
+    try:
+        return not Path(f"/proc/{(folder / OWNER).read_text()}").exists()
+    except OSError:
+        return False
+
+
+def _wait_and_reap() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # whoever ends the tests may mean this one, too
+        signal.signal(number, signal.SIG_IGN)
+    folder, mark = sys.argv[1:]
+    sys.stdin.readline()
+    reap(Path(folder), mark)
+
+
 if __name__ == "__main__":
-    _reap()
+    _wait_and_reap()

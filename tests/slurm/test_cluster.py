@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+from cluster import Cluster
+from configuration import Options
 from processes import marked
 
 HERE = Path(__file__).parent
@@ -66,31 +70,30 @@ def test_a_job_over_its_memory_is_killed(cluster):
     assert (end["JobState"], end["ExitCode"]) == ("FAILED", "0:9")
 
 
-def test_accounting_tells_of_jobs_that_are_over(new_cluster):
-    cluster = new_cluster(nodes=1, gpu_nodes=0, accounting=True)
-    job = cluster.submit("exit 3", "--comment=run=abc")
-
-    def accounted() -> bool:
-        return f"{job}|FAILED|3:0|run=abc" in cluster.run("sacct", "-nPX", "-o", "JobID,State,ExitCode,Comment")
-
-    cluster.wait(accounted, 60, "sacct knows")
-
-
-def test_nothing_is_left_when_the_tests_are_killed():
-    code = """
-import os, signal
+DOOMED = """
+import os, signal, sys
 from cluster import Cluster
 cluster = Cluster()
 cluster.start()
 cluster.submit("sleep 600")
-cluster.wait(lambda: bool(cluster.processes_on("n1")), 20, "the job runs")
+cluster.wait(lambda: bool(cluster.processes_on("n1")), 60, "the job runs")
 print(cluster.environment["SLURM_CONF"], flush=True)
+os.kill(cluster._reaper.pid, int(sys.argv[1]))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    found = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_when_the_tests_are_killed(slurm, by):
+    """Who waits for it passes over a friendly signal; where it is killed, too, the next cluster cleans up."""
+    found = subprocess.run([sys.executable, "-c", DOOMED, str(int(by))], cwd=HERE, capture_output=True, text=True)
     configuration = found.stdout.strip()
     assert configuration, found.stderr
-    end = time.monotonic() + 20
+    if by == signal.SIGKILL:
+        assert marked(f"SLURM_CONF={configuration}")
+        with Cluster(Options(nodes=1, gpu_nodes=0)):
+            pass
+    end = time.monotonic() + 60
     while (left := marked(f"SLURM_CONF={configuration}") or os.path.exists(configuration)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not left
