@@ -3,7 +3,8 @@
 The work is 200 trivial tiles of an MS-D network of three layers. The peer is an array submitted by hand, whose tasks
 compute as many tiles each, of the same run, with the same network and resources (``medhpc infer --tiles A:B``), and a
 stitch that waits for it. Arrays whose tasks only import torch, or do nothing, tell what Python and SLURM take. All of
-them are run in turn. Time is counted from the command to the end of the last job, as SLURM's log has it.
+them are run in turn. Time is counted from the command to the end of the last job, as SLURM's log has it; of several
+rounds the shortest counts, for what else the machine does can only make it longer.
 
 Claim: ``submit`` takes at most 1.2 times as long, up to the last tile. (After that, a chain has rounds of repair to go
 through that find nothing; what they take does not grow with the tiles, and is told.)
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.child import Outcome
-from benchmarks.measure import alternate, median_seconds, options, publish, table
+from benchmarks.measure import alternate, options, publish, table
 from benchmarks.private_cluster import STITCH_WORDS, Cluster, Options, Planned, plan, private_cluster
 from medhpc.jobs import prepare_run
 from medhpc.jobs.allowance import cost_of
@@ -47,7 +47,7 @@ def main() -> None:
         ways = {SUBMIT: work.submit, BARE: work.bare, TORCH: work.torch, NOTHING: work.nothing}
         outcomes = alternate(ways, arguments.rounds)
         packing = work.packing
-    moments = {way: _medians(runs) for way, runs in outcomes.items()}
+    moments = {way: _shortest(runs) for way, runs in outcomes.items()}
     ratios = {
         "to the last tile": moments[SUBMIT]["infer-0"] / moments[BARE]["infer"],
         "to the result": moments[SUBMIT]["stitch"] / moments[BARE]["stitch"],
@@ -57,9 +57,9 @@ def main() -> None:
     print(f"rounds of repair that find nothing, and one more job to wait for: {_after(moments):.1f} s")
     for what, ratio in ratios.items():
         print(f"{SUBMIT} / {BARE}, {what}: {ratio:.2f}" + (f" (claim: at most {LIMIT})" if "tile" in what else ""))
-    seconds = {way: median_seconds(runs) for way, runs in outcomes.items()}
-    result = {"tiles": packing.tiles, "tasks": packing.tasks, "rounds": arguments.rounds, "seconds": seconds}
-    publish(arguments.results, "slurm_overhead", result | {"moments": moments, "ratios": ratios, "limit": LIMIT})
+    result = {"tiles": packing.tiles, "tasks": packing.tasks, "seconds": moments, "ratios": ratios, "limit": LIMIT}
+    rounds = {way: [run.value for run in runs] for way, runs in outcomes.items()}
+    publish(arguments.results, "slurm_overhead", result | {"rounds": rounds})
 
 
 @dataclass
@@ -149,8 +149,9 @@ class Work:
         return Outcome(seconds=max(moments.values()), value=moments)
 
 
-def _medians(runs: Sequence[Outcome]) -> dict[str, float]:
-    return {step: statistics.median(run.value[step] for run in runs) for step in runs[0].value}
+def _shortest(runs: Sequence[Outcome]) -> dict[str, float]:
+    """To the end of each step, in the round that was the quickest to the end of its computing."""
+    return min((run.value for run in runs), key=lambda moments: next(v for k, v in moments.items() if k != "command"))
 
 
 def _told(moments: dict[str, float]) -> str:

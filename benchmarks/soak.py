@@ -101,8 +101,8 @@ class Soak:
 
     def check(self, scenario: Scenario) -> None:
         """The laws, and what the run has cost."""
-        self.bring_back(all_of_them=True)
-        self.cluster.heal()
+        self.cluster.wait(self.bring_back, 120, "all nodes are back")
+        self.cluster.heal()  # what still runs on a node that was down ends, too
         found = status(scenario.run, verify=True)
         assert not found.missing_tiles, f"lost: {found.missing_tiles}"  # damaged since the stitch, they may be
         assert scenario.out.read_bytes() == self.planned.expected, f"wrong bytes in {scenario.out}"
@@ -124,15 +124,18 @@ class Soak:
         self.away[name] = time.monotonic() + self.random.uniform(*NODE_AWAY)
         return True
 
-    def bring_back(self, *, all_of_them: bool = False) -> None:
-        """Let nodes work again whose time has come."""
-        for name in [name for name, end in self.away.items() if all_of_them or end < time.monotonic()]:
+    def bring_back(self) -> bool:
+        """Let nodes work again whose time has come; whether all of them do."""
+        for name in [name for name, end in self.away.items() if end < time.monotonic()]:
             del self.away[name]
             if name in self.without_power:
                 self.without_power.remove(name)
                 self.cluster.start_node(name)
-            if self.cluster.node_states()[name].startswith(("down", "drain")):
-                self.cluster.resume(name)
+        states = self.cluster.node_states()
+        idle = [name for name in self.nodes() if states.get(name, "").startswith(("down", "drain"))]
+        for name in idle:  # a node that has just come back by itself refuses it
+            self.cluster.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+        return not idle and not self.away
 
 
 # --- accidents: each says whether there was something to strike ----------------------------------
