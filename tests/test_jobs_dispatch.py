@@ -358,6 +358,16 @@ def test_an_answer_serves_for_half_a_minute(run, controller, monkeypatch):
     assert live.live(Run(run)).jobs == ()
 
 
+def test_what_was_submitted_or_cancelled_is_asked_for_anew(run, controller, monkeypatch):
+    submit(prepared(run))
+    assert len(live.live(Run(run)).jobs) == 4
+    monkeypatch.setattr(cancellation, "scancel", lambda ids: controller.queue.clear())
+    cancel(run)
+    assert live.live(Run(run)).jobs == ()
+    submit(prepared(run))
+    assert len(live.live(Run(run)).jobs) == 4
+
+
 def test_no_answer_is_unknown(run, controller):
     submit(prepared(run))
     controller.looks = ["down"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhpc.jobs.dispatch import live_jobs
+from medhpc.jobs.live import forget
 from medhpc.jobs.slurm import scancel
 from medhpc.jobs.submission import submissions
 from medhpc.run import Run
@@ -31,6 +32,7 @@ def cancel(run: str | Path) -> list[str]:
     folder = Run(run).folder
     ids = sorted({job.array for job in live_jobs(folder)})
     scancel(ids)
+    forget(folder)
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
     for submission in submissions(folder):
         if not submission.cancelled:

@@ -16,6 +16,7 @@ from pathlib import Path
 import medhpc
 from medhpc.errors import BadOption, RunBusy, SlurmDown
 from medhpc.jobs.chain import Step
+from medhpc.jobs.live import forget
 from medhpc.jobs.local import run_here, run_processes
 from medhpc.jobs.prepare import Prepared, here
 from medhpc.jobs.script import command_of, directives_of, driver, log_of, render, values_of
@@ -65,11 +66,11 @@ def submit(
     SubmissionRefused, NoPermission, DiskFull
     """
     submission = prepared.submission
-    if "\\" in str(submission.folder):  # SLURM loses logs there, however they are quoted
+    if submission.cluster == "slurm" and "\\" in str(submission.folder):  # logs are lost there, however it is quoted
         raise BadOption(f"{submission.folder} has a backslash, which SLURM does not take; submit from another folder")
     with _alone(submission.folder.parent):
         if submission.cluster == "slurm":
-            busy = _patiently(lambda: [job for target in prepared.targets for job in live_jobs(target.run)], patience)
+            busy = _patiently(lambda: live_jobs(*(target.run for target in prepared.targets)), patience)
             half = unfinished(prepared.targets[0].run)
             if busy and half:
                 return finish(half, progress=progress, patience=patience)
@@ -95,6 +96,8 @@ def finish(
     SlurmDown, SubmissionRefused
         What was submitted is written down.
     """
+    for target in submission.steps[0].targets:
+        forget(target.run)
     queued = {job.comment: job.array for job in _patiently(my_jobs, patience)} if submission.jobs else {}
     for step in submission.steps:
         if step.name in submission.jobs:
@@ -187,14 +190,15 @@ def _look(comment: str, deadline: float, error: SlurmDown) -> str | None:
     return None
 
 
-def live_jobs(run: str | Path) -> list[Job]:
-    """Jobs of any submission of a run that wait or run.
+def live_jobs(*runs: str | Path) -> list[Job]:
+    """Jobs of any submission of these runs that wait or run; one call of SLURM, none where nothing was submitted.
 
     Raises
     ------
     SlurmDown, NoSlurm
     """
-    ours = {one.comment(step) for one in submissions(run) if one.cluster == "slurm" for step in one.steps}
+    chains = [one for run in runs for one in submissions(run) if one.cluster == "slurm"]
+    ours = {one.comment(step) for one in chains for step in one.steps}
     return [job for job in my_jobs() if job.comment in ours] if ours else []
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from medhpc.errors import MedhpcError
 from medhpc.jobs.chain import Step
 from medhpc.jobs.slurm import Job, my_jobs
-from medhpc.jobs.submission import Submission, submissions
+from medhpc.jobs.submission import JOBS, Submission, submissions
 from medhpc.run import Run
 from medhpc.run.durable import write_durably
 from medhpc.run.missing import listed
 from medhpc.run.share import share
 
 FRESH = 30.0  # seconds for which an answer is not asked for again, by any process
+CACHE = "squeue.json"
 RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
 
 
@@ -49,6 +50,11 @@ class Live:
     asked_at: float  # seconds since 1970
 
 
+def forget(run: str | Path) -> None:
+    """Let the next :func:`live` ask anew: what jobs there are has just changed."""
+    (Path(run) / JOBS / CACHE).unlink(missing_ok=True)
+
+
 def live(run: Run) -> Live:
     """Ask for the live jobs of a run."""
     running, waiting = (np.zeros(len(run.plan.grid), bool) for _ in range(2))
@@ -58,47 +64,50 @@ def live(run: Run) -> Live:
         if one.cluster == "slurm" and not (one.cancelled and one.complete)
         for step in one.steps
     }
-    if not ours:
-        return Live(known=False, note="", jobs=(), running_tiles=running, waiting_tiles=waiting, asked_at=time.time())
-    try:
-        asked_at, jobs = _asked(run.jobs / "squeue.json")
-    except MedhpcError as error:
-        return Live(
-            known=False,
-            note=str(error),
-            jobs=(),
-            running_tiles=running,
-            waiting_tiles=waiting,
-            asked_at=time.time(),
-        )
-    found = [(job, *ours[job.comment]) for job in jobs if job.comment in ours]
+    answer, note = _Answer(jobs=(), asked_at=time.time()), ""
+    if ours:
+        try:
+            answer = _asked(run.jobs / CACHE)
+        except MedhpcError as error:
+            note = str(error)
+    found = [(job, *ours[job.comment]) for job in answer.jobs if job.comment in ours]
     lists = {file: _list(Path(file)) for file in {step.missing for _, _, step in found if step.missing}}
     for job, _, step in found:
         if step.missing:
             _mark(running if job.state in RUNNING else waiting, run, job, step, lists[step.missing])
     return Live(
-        known=True,
-        note="",
+        known=bool(ours) and not note,
+        note=note,
         jobs=tuple(_live_job(*each) for each in found),
         running_tiles=running,
         waiting_tiles=waiting,
-        asked_at=asked_at,
+        asked_at=answer.asked_at,
     )
 
 
-def _asked(cache: Path) -> tuple[float, list[Job]]:
-    """The user's jobs, and when SLURM was asked for them."""
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """The user's jobs of medhpc, and when SLURM was asked for them."""
+
+    jobs: tuple[Job, ...]
+    asked_at: float
+
+
+def _asked(cache: Path) -> _Answer:
+    """What SLURM says, or said half a minute ago."""
     try:
         content = json.loads(cache.read_text())
         if 0 <= time.time() - content["asked_at"] < FRESH:
-            return content["asked_at"], [Job(**{**job, "indices": tuple(job["indices"])}) for job in content["jobs"]]
+            jobs = tuple(Job(**{**job, "indices": tuple(job["indices"])}) for job in content["jobs"])
+            return _Answer(jobs=jobs, asked_at=content["asked_at"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no answer yet, or one that another version wrote: ask again
-    now, jobs = time.time(), [job for job in my_jobs() if job.comment.startswith("medhpc ")]
+    now = time.time()
+    answer = _Answer(jobs=tuple(job for job in my_jobs() if job.comment.startswith("medhpc ")), asked_at=now)
     with suppress(MedhpcError, OSError):  # who may only read the run can look at it all the same
         cache.parent.mkdir(exist_ok=True)
-        write_durably(cache, json.dumps({"asked_at": now, "jobs": [asdict(job) for job in jobs]}).encode())
-    return now, jobs
+        write_durably(cache, json.dumps(asdict(answer)).encode())
+    return answer
 
 
 def _live_job(job: Job, submission: Submission, step: Step) -> LiveJob:
