@@ -96,8 +96,8 @@ def finish(
     SlurmDown, SubmissionRefused
         What was submitted is written down.
     """
-    for target in submission.steps[0].targets:
-        forget(target.run)
+    for run in {target.run for step in submission.steps for target in step.targets}:
+        forget(run)
     queued = {job.comment: job.array for job in _patiently(my_jobs, patience)} if submission.jobs else {}
     for step in submission.steps:
         if step.name in submission.jobs:
