@@ -1,0 +1,185 @@
+// One tile of one pass: transform its sources, multiply, transform the targets back (the three operations).
+//
+// Scratch of a thread, meant to stay in its second-level cache:
+//     transformed[component][source][x, with the dilation on both sides]     products[component][target][x]
+// Latency of memory is what is left: the rows that the targets and the next tile want are asked for during the
+// multiplication, a few lines at a time (1.5 x faster, measured).
+#pragma once
+
+#include <vector>
+
+#include "layout.h"
+#include "memory.h"
+#include "multiply.h"
+#include "schedule.h"
+#include "tiles.h"
+#include "transform_input.h"
+#include "transform_output.h"
+
+namespace {
+
+constexpr int MOST_COMPONENTS = 36;
+constexpr ptrdiff_t SKEW = LINE;  // between components: they would share sets of the cache
+
+struct Scratch {
+    Memory transformed, products;
+    std::vector<const float*> wanted;
+
+    static ptrdiff_t source_floats(const Layout& layout) {
+        return (layout.reach < 32 ? std::min(layout.vectors, BLOCK) : layout.vectors) * LANES + 2 * layout.halo;
+    }
+    static ptrdiff_t transformed_floats(const Layout& layout, int sources) {
+        return MOST_COMPONENTS * (sources * source_floats(layout) + SKEW);
+    }
+    static ptrdiff_t product_floats(const Layout& layout) {
+        return MOST_COMPONENTS * (MOST_TARGETS * source_floats(layout) + SKEW);
+    }
+
+    Scratch(const Layout& layout, int sources)
+        : transformed(transformed_floats(layout, sources)), products(product_floats(layout)) {
+        wanted.reserve(sources * MOST_COMPONENTS + MOST_TARGETS * 16);
+    }
+};
+
+// All maps of one block of a volume.
+struct Maps {
+    const Layout& layout;
+    float* channels;     // the first channel
+    const float* zeros;  // one row
+    int inputs;
+
+    float* channel(int number) const { return channels + number * layout.map; }
+    float* map(int number) const { return channel(inputs + number); }
+};
+
+class TileOfPass {
+   public:
+    TileOfPass(const Maps& maps, const Architecture& net, const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch)
+        : maps_(maps), net_(net), pass_(pass), tile_(tile), next_(next), scratch_(scratch) {
+        halo_ = round_up(pass.dilation, LANES);
+        source_stride_ = tile.vectors * LANES + 2 * halo_;
+        component_stride_ = pass.sources * source_stride_ + SKEW;
+    }
+
+    template <int MZ, int MY>
+    void compute() {
+        transform_sources<MZ, MY>();
+        for (std::size_t group = 0; group < pass_.groups.size(); group++) {
+            want_targets(pass_.groups[group]);
+            if (group + 1 == pass_.groups.size() && next_) want_sources(*next_);
+            multiply_all(pass_.groups[group], components(MZ) * components(MY));
+            transform_targets<MZ, MY>(pass_.groups[group]);
+        }
+    }
+
+   private:
+    // Offsets of the rows that a tile reads in each source: [z component][y component]; -1: zeros.
+    void offsets(const Tile& tile, ptrdiff_t* found) const {
+        const int s = pass_.dilation, before_z = tile.z.points > 1;
+        for (int i = 0; i < components(tile.z.points); i++)
+            for (int j = 0; j < components(tile.y.points); j++)
+                *found++ = maps_.layout.offset(tile.z.start + (i - before_z) * s, tile.y.start + (j - 1) * s);
+    }
+
+    template <int MZ, int MY>
+    void transform_sources() {
+        constexpr int COUNT = components(MZ) * components(MY);
+        ptrdiff_t offset[COUNT];
+        offsets(tile_, offset);
+        const int vectors = static_cast<int>(source_stride_ / LANES);
+        for (int source = 0; source < pass_.sources; source++) {
+            const float* channel = maps_.channel(pass_.first_source + source) + tile_.x - halo_;
+            const float* rows[COUNT];
+            for (int k = 0; k < COUNT; k++) rows[k] = offset[k] < 0 ? maps_.zeros : channel + offset[k];
+            transform_input<MZ, MY>(rows, vectors, scratch_.transformed.floats + source * source_stride_, component_stride_);
+        }
+    }
+
+    void want_targets(const Group& group) {
+        scratch_.wanted.clear();
+        for (int target : group.targets)
+            for (int i = 0; i < tile_.z.inside; i++)
+                for (int j = 0; j < tile_.y.inside; j++) scratch_.wanted.push_back(row(target, i, j) - halo_);
+    }
+
+    // Of a tile that continues this one along y, two of each six rows are in cache already.
+    void want_sources(const Tile& next) {
+        const bool continues = next.z.start == tile_.z.start && next.x == tile_.x &&
+                               next.y.start == tile_.y.start + tile_.y.points * pass_.dilation;
+        ptrdiff_t offset[MOST_COMPONENTS];
+        offsets(next, offset);
+        const int columns = components(next.y.points), count = components(next.z.points) * columns;
+        for (int source = 0; source < pass_.sources; source++) {
+            const float* channel = maps_.channel(pass_.first_source + source) + next.x - halo_;
+            for (int k = 0; k < count; k++)
+                if (offset[k] >= 0 && !(continues && k % columns < 2)) scratch_.wanted.push_back(channel + offset[k]);
+        }
+    }
+
+    void multiply_all(const Group& group, int count) {
+        const int targets = static_cast<int>(group.targets.size());
+        const std::vector<int> parts = divided(tile_.vectors, most_columns(targets));
+        const int calls = count * static_cast<int>(parts.size()), rows = static_cast<int>(scratch_.wanted.size());
+        const float* weights = group.weights[tile_.z.points == 4][tile_.y.points == 4].data();
+        const ptrdiff_t weights_stride = pass_.sources * 3 * targets;
+        int call = 0;
+        for (int k = 0; k < count; k++) {
+            ptrdiff_t x = 0;
+            for (int columns : parts) {
+                const int from = rows * call / calls, to = rows * (call + 1) / calls;
+                const Product product{scratch_.transformed.floats + k * component_stride_ + halo_ + x,
+                                      source_stride_,
+                                      pass_.sources,
+                                      pass_.dilation,
+                                      weights + k * weights_stride,
+                                      scratch_.products.floats + k * product_stride(targets) + x,
+                                      tile_.vectors * LANES};
+                const int lines = static_cast<int>((source_stride_ + LINE - 1) / LINE);
+                MULTIPLY[targets - 1][columns - 1](product, {scratch_.wanted.data() + from, to - from, lines});
+                x += columns * LANES;
+                call++;
+            }
+        }
+    }
+
+    template <int MZ, int MY>
+    void transform_targets(const Group& group) {
+        const int targets = static_cast<int>(group.targets.size());
+        for (int k = 0; k < targets; k++) {
+            const int map = group.targets[k];
+            const bool complete = k < group.complete;
+            Target target{{}, tile_.z.inside, tile_.y.inside, pass_.starts(), complete, net_.biases[map]};
+            for (int i = 0; i < tile_.z.inside; i++)
+                for (int j = 0; j < tile_.y.inside; j++) target.rows[i * MY + j] = row(map, i, j);
+            const float* products = scratch_.products.floats + k * tile_.vectors * LANES;
+            transform_output<MZ, MY>(products, product_stride(targets), tile_.vectors, target);
+            if (complete) fill_halos(target, MY);
+        }
+    }
+
+    void fill_halos(const Target& target, int columns) const {
+        const Layout& layout = maps_.layout;
+        for (int i = 0; i < target.inside_z; i++)
+            for (int j = 0; j < target.inside_y; j++) {
+                float* x0 = target.rows[i * columns + j] - tile_.x;
+                if (tile_.x == 0) layout.fill_left_halo(x0);
+                if (tile_.x + tile_.vectors * LANES >= layout.width) layout.fill_right_halo(x0);
+            }
+    }
+
+    float* row(int map, int i, int j) const {
+        const int z = tile_.z.start + i * pass_.dilation, y = tile_.y.start + j * pass_.dilation;
+        return maps_.map(map) + maps_.layout.offset(z, y) + tile_.x;
+    }
+    ptrdiff_t product_stride(int targets) const { return targets * tile_.vectors * LANES + SKEW; }
+
+    const Maps& maps_;
+    const Architecture& net_;
+    const Pass& pass_;
+    const Tile& tile_;
+    const Tile* next_;
+    Scratch& scratch_;
+    ptrdiff_t halo_, source_stride_, component_stride_;
+};
+
+}  // namespace

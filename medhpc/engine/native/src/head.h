@@ -1,0 +1,69 @@
+// The ends of a network: normalised rows in, scores or probabilities of rows out.
+//
+// scores[output][x] = bias + sum over channels of weight[output][channel] * channel[x]: memory is the limit, so each
+// row of each channel is read once, while the scores of the row stay in the first-level cache.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "layout.h"
+#include "multiply.h"
+
+namespace {
+
+// A channel is clipped to [low, high], then (value - middle) * scale.
+struct Window {
+    float low, high, middle, scale;
+};
+
+inline void load_row(const char* from, ptrdiff_t step, const Window& window, const Layout& layout, float* x0) {
+    for (int x = 0; x < layout.width; x++) {
+        const float value = *reinterpret_cast<const float*>(from + x * step);
+        x0[x] = (std::min(std::max(value, window.low), window.high) - window.middle) * window.scale;
+    }
+    layout.fill_left_halo(x0);
+    layout.fill_right_halo(x0);
+}
+
+enum Kind { RAW, CLASSES, PROBABILITY };  // what is asked for; PROBABILITY leaves out the background
+
+struct Head {
+    int channels, outputs;
+    const float* weights;  // [output][channel]
+    const float* biases;
+
+    // channel: first channel at x = 0 of the row; channels are `stride` apart. scores: [outputs][scores_stride].
+    void score_row(const float* channel, ptrdiff_t stride, int vectors, float* scores, ptrdiff_t scores_stride) const {
+        constexpr int AHEAD = 4;  // channels: each is a stream of its own to the memory
+        const int length = vectors * LANES;
+        for (int k = 0; k < outputs; k++) std::fill_n(scores + k * scores_stride, length, biases[k]);
+        for (int c = 0; c < channels; c++, channel += stride) {
+            if (c + AHEAD < channels) {
+                for (int x = 0; x < length; x += LINE) prefetch(channel + AHEAD * stride + x);
+            }
+            for (int k = 0; k < outputs; k++) {
+                const Vector weight = broadcast(weights[k * channels + c]);
+                float* score = scores + k * scores_stride;
+                for (int x = 0; x < length; x += LANES) store(score + x, load(score + x) + weight * load(channel + x));
+            }
+        }
+    }
+};
+
+// In place: scores (outputs, length) into probabilities.
+inline void activate(float* scores, ptrdiff_t stride, int outputs, int length) {
+    for (int x = 0; x < length; x++) {
+        float* voxel = scores + x;
+        if (outputs == 1) {
+            voxel[0] = 1 / (1 + std::exp(-voxel[0]));
+            continue;
+        }
+        float largest = voxel[0], sum = 0;
+        for (int k = 1; k < outputs; k++) largest = std::max(largest, voxel[k * stride]);
+        for (int k = 0; k < outputs; k++) sum += voxel[k * stride] = std::exp(voxel[k * stride] - largest);
+        for (int k = 0; k < outputs; k++) voxel[k * stride] /= sum;
+    }
+}
+
+}  // namespace

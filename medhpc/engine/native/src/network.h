@@ -1,0 +1,165 @@
+// An MS-D network in this library: its weights in the order of work, and its evaluation on one block.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <numeric>
+
+#include "convolve.h"
+#include "head.h"
+#include "threads.h"
+
+namespace {
+
+struct Block {
+    const char* voxels;       // float32
+    const ptrdiff_t* strides;  // bytes: channel, z, y, x
+    const int* shape;         // z, y, x
+};
+
+class Network {
+   public:
+    Network(const Architecture& architecture, const Head& head, const Window* windows)
+        : weights_(architecture.weights, architecture.kernel(architecture.maps, 0)),
+          dilations_(architecture.dilations, architecture.dilations + architecture.maps),
+          biases_(architecture.biases, architecture.biases + architecture.maps),
+          head_weights_(head.weights, head.weights + head.outputs * head.channels),
+          head_biases_(head.biases, head.biases + head.outputs),
+          windows_(windows, windows + architecture.inputs),
+          net_(architecture),
+          head_(head) {
+        net_.weights = weights_.data();
+        net_.dilations = dilations_.data();
+        net_.biases = biases_.data();
+        head_.weights = head_weights_.data();
+        head_.biases = head_biases_.data();
+        passes_ = schedule(net_);
+        for (const Pass& pass : passes_) most_sources_ = std::max(most_sources_, pass.sources);
+    }
+
+    ptrdiff_t bytes(const int* shape, int threads) const {
+        const Layout layout = layout_of(shape);
+        const ptrdiff_t scratch = Scratch::transformed_floats(layout, most_sources_) + Scratch::product_floats(layout);
+        return 4 * (maps_floats(layout) + threads * (scratch + head_.outputs * layout.row));
+    }
+
+    void run(const Block& block, Kind kind, int threads, float* result) {
+        // A second call at the same time gets memory of its own; so does a child of a fork during a call.
+        std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+        std::unique_ptr<Memory> other;
+        Call call(*this, block, kind, result, threads, mine ? kept_ : other);
+        Team team;
+        Team::run(threads, team, [&](int member) { call.work(member, team); });
+    }
+
+   private:
+    Layout layout_of(const int* shape) const {
+        const int reach = *std::max_element(dilations_.begin(), dilations_.end());
+        return Layout(shape[0], shape[1], shape[2], reach, net_.reflected);
+    }
+    ptrdiff_t maps_floats(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
+
+    // Everything that the threads of one evaluation share.
+    class Call {
+       public:
+        Call(const Network& network, const Block& block, Kind kind, float* result, int threads,
+             std::unique_ptr<Memory>& memory)
+            : network_(network),
+              block_(block),
+              kind_(kind),
+              result_(result),
+              layout_(network.layout_of(block.shape)),
+              maps_{layout_, nullptr, nullptr, network.net_.inputs},
+              queues_(network.passes_.size() + 2) {
+            if (!memory || memory->size < network.maps_floats(layout_)) {
+                memory.reset();
+                memory = std::make_unique<Memory>(network.maps_floats(layout_));
+            }
+            std::fill_n(memory->floats, layout_.row, 0.0f);
+            maps_.zeros = memory->floats;
+            maps_.channels = memory->floats + layout_.row;
+            for (const Pass& pass : network.passes_) {
+                std::vector<Tile>& list = tiles_[pass.dilation];
+                if (list.empty()) list = tiles(layout_, pass.dilation, network.net_.dimensions);
+            }
+            for (int member = 0; member < threads; member++) {
+                scratch_.push_back(std::make_unique<Scratch>(layout_, network.most_sources_));
+                scores_.push_back(std::make_unique<Memory>(network.head_.outputs * layout_.row));
+            }
+        }
+
+        void work(int member, Team& team) {
+            Queue* queue = queues_.data();
+            const int rows = layout_.depth * layout_.height;
+            int first, stop;
+            while (queue->take(rows * maps_.inputs, team.size(), first, stop))
+                for (int row = first; row < stop; row++) load(row / rows, row % rows);
+            team.meet();
+            for (const Pass& pass : network_.passes_) {
+                const std::vector<Tile>& list = tiles_.at(pass.dilation);
+                queue++;
+                while (queue->take(static_cast<int>(list.size()), team.size(), first, stop))
+                    for (int at = first; at < stop; at++)
+                        convolve(pass, list[at], at + 1 < stop ? &list[at + 1] : nullptr, *scratch_[member]);
+                team.meet();
+            }
+            queue++;
+            while (queue->take(rows, team.size(), first, stop))
+                for (int row = first; row < stop; row++) finish(row, scores_[member]->floats);
+        }
+
+       private:
+        ptrdiff_t offset(int row) const { return layout_.offset(row / layout_.height, row % layout_.height); }
+
+        void load(int channel, int row) const {
+            const ptrdiff_t* strides = block_.strides;
+            const char* from = block_.voxels + channel * strides[0] + row / layout_.height * strides[1] +
+                               row % layout_.height * strides[2];
+            load_row(from, strides[3], network_.windows_[channel], layout_, maps_.channel(channel) + offset(row));
+        }
+
+        void convolve(const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch) const {
+            TileOfPass work(maps_, network_.net_, pass, tile, next, scratch);
+            const int z = tile.z.points, y = tile.y.points;
+            if (z == 4) y == 4 ? work.compute<4, 4>() : work.compute<4, 2>();
+            if (z == 2) y == 4 ? work.compute<2, 4>() : work.compute<2, 2>();
+            if (z == 1) y == 4 ? work.compute<1, 4>() : work.compute<1, 2>();
+        }
+
+        void finish(int row, float* scores) const {
+            const Head& head = network_.head_;
+            head.score_row(maps_.channels + offset(row), layout_.map, layout_.vectors, scores, layout_.row);
+            if (kind_ != RAW) activate(scores, layout_.row, head.outputs, layout_.width);
+            const int skipped = kind_ == PROBABILITY && head.outputs > 1;
+            const ptrdiff_t voxels = ptrdiff_t{layout_.depth} * layout_.height * layout_.width;
+            for (int k = skipped; k < head.outputs; k++) {
+                float* place = result_ + (k - skipped) * voxels + ptrdiff_t{row} * layout_.width;
+                std::copy_n(scores + k * layout_.row, layout_.width, place);
+            }
+        }
+
+        const Network& network_;
+        const Block& block_;
+        const Kind kind_;
+        float* const result_;
+        const Layout layout_;
+        Maps maps_;
+        std::vector<Queue> queues_;  // loading, each pass, the end
+        std::map<int, std::vector<Tile>> tiles_;
+        std::vector<std::unique_ptr<Scratch>> scratch_;  // of each thread
+        std::vector<std::unique_ptr<Memory>> scores_;
+    };
+
+    std::vector<float> weights_;
+    std::vector<int> dilations_;
+    std::vector<float> biases_, head_weights_, head_biases_;
+    std::vector<Window> windows_;
+    Architecture net_;
+    Head head_;
+    std::vector<Pass> passes_;
+    int most_sources_ = 1;
+    std::mutex busy_;
+    std::unique_ptr<Memory> kept_;
+};
+
+}  // namespace

@@ -1,0 +1,121 @@
+// The order of work: class by class of equal dilation ("class-visit"), as medhpc/nets/visits.py explains it.
+//
+// At layer k take the channels made since the dilations of this layer were last used, and add what they give to *all*
+// later maps of the same dilation. One pass is one such step: it reads `sources` channels and adds to the sums of its
+// targets. Channels are the inputs, then the maps.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "multiply.h"
+#include "winograd.h"
+
+namespace {
+
+// Source channels of a pass, at most: 16 x 36 components x 160 columns are 369 KB, and stay in a cache of 1 MB.
+constexpr int MOST_SOURCES = 16;
+
+struct Architecture {
+    int inputs, outputs, maps, width, dimensions;
+    bool reflected;
+    const int* dilations;  // of each map
+    const float* weights;  // [layer][channel of the layer][source][z tap (3D)][y tap][x tap]
+    const float* biases;   // of each map
+
+    // The 3 x 3 x 3 or 3 x 3 taps from channel `source` to map `target`.
+    const float* kernel(int target, int source) const {
+        const long layer = target / width, taps = dimensions == 3 ? 27 : 9;
+        const long before = width * (layer * inputs + width * (layer * (layer - 1) / 2));  // kernels of earlier layers
+        return weights + taps * (before + (target % width) * (inputs + layer * width) + source);
+    }
+};
+
+// Targets whose sums are in registers together.
+struct Group {
+    std::vector<int> targets;  // maps
+    int complete;              // the first so many have all their parts after this pass
+    std::vector<float> weights[2][2];  // [4 outputs in z][4 in y]: [component][source][x tap][target]
+};
+
+struct Pass {
+    int dilation, first_source, sources;
+    std::vector<Group> groups;
+
+    bool starts() const { return first_source == 0; }
+};
+
+inline std::vector<float> transformed_weights(const Architecture& net, const Pass& pass, const std::vector<int>& targets,
+                                              int outputs_z, int outputs_y) {
+    const int taps_z = net.dimensions == 3 ? 3 : 1;
+    std::vector<float> weights;
+    for (int i = 0; i < components(outputs_z); i++)
+        for (int j = 0; j < components(outputs_y); j++)
+            for (int source = pass.first_source; source < pass.first_source + pass.sources; source++)
+                for (int x = 0; x < 3; x++)
+                    for (int target : targets) {
+                        const float* kernel = net.kernel(target, source);
+                        double sum = 0;
+                        for (int z = 0; z < taps_z; z++)
+                            for (int y = 0; y < 3; y++)
+                                sum += filter_factor(outputs_z, i, z) * filter_factor(outputs_y, j, y) *
+                                       kernel[(z * 3 + y) * 3 + x];
+                        weights.push_back(static_cast<float>(sum));
+                    }
+    return weights;
+}
+
+// Divide `number` into the fewest near-equal parts of at most `most`; the sizes.
+inline std::vector<int> divided(int number, int most) {
+    const int parts = (number + most - 1) / most;
+    std::vector<int> sizes;
+    for (int part = 0; part < parts; part++) sizes.push_back((number + part) / parts);
+    return sizes;
+}
+
+inline void add_passes(const Architecture& net, int dilation, int first_source, int stop, int first_map,
+                       std::vector<Pass>& passes) {
+    std::vector<int> targets;
+    int in_this_layer = 0;
+    for (int map = first_map; map < net.maps; map++) {
+        if (net.dilations[map] != dilation) continue;
+        targets.push_back(map);
+        in_this_layer += map < first_map + net.width;
+    }
+    for (int sources : divided(stop - first_source, MOST_SOURCES)) {
+        Pass pass{dilation, first_source, sources, {}};
+        first_source += sources;
+        int complete = first_source == stop ? in_this_layer : 0;
+        auto target = targets.begin();
+        for (int size : divided(static_cast<int>(targets.size()), MOST_TARGETS)) {
+            Group group{{target, target + size}, std::min(complete, size), {}};
+            target += size;
+            complete -= group.complete;
+            for (int z = 0; z < (net.dimensions == 3 ? 2 : 1); z++)
+                for (int y = 0; y < 2; y++) {
+                    const int outputs_z = net.dimensions == 2 ? 1 : z ? 4 : 2;
+                    group.weights[z][y] = transformed_weights(net, pass, group.targets, outputs_z, y ? 4 : 2);
+                }
+            pass.groups.push_back(std::move(group));
+        }
+        passes.push_back(std::move(pass));
+    }
+}
+
+inline std::vector<Pass> schedule(const Architecture& net) {
+    std::vector<Pass> passes;
+    std::map<int, int> taken;  // by dilation: channels that its maps have got so far
+    for (int first_map = 0; first_map < net.maps; first_map += net.width) {
+        const int ready = net.inputs + first_map;
+        const std::set<int> now(net.dilations + first_map, net.dilations + first_map + net.width);
+        for (int dilation : now) {
+            add_passes(net, dilation, taken[dilation], ready, first_map, passes);
+            taken[dilation] = ready;
+        }
+    }
+    return passes;
+}
+
+}  // namespace
