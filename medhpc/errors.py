@@ -131,3 +131,7 @@ class NoPermission(MedhpcError):
 
 class NoDevice(MedhpcError):
     """The device asked for is not on this machine."""
+
+
+class NoEngine(MedhpcError):
+    """The engine asked for, or planned with, cannot be used on this machine."""

@@ -37,7 +37,7 @@ def test_raw_is_what_the_network_says():
     network, block = msd(outputs=3), noise(1, 9, 10, 11)
     with torch.inference_mode():
         expected = network(torch.from_numpy(block)[None])[0].numpy()
-    assert np.array_equal(engines.load(network, **CPU)(block, "raw"), expected)
+    assert np.array_equal(engines.load(network, name="torch", **CPU)(block, "raw"), expected)
 
 
 @pytest.mark.parametrize("outputs", [2, 3, 7])

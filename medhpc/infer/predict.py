@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medhpc.engine import BlockTooLarge, TorchEngine
+from medhpc.engine import BlockTooLarge, Engine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, Tile
 from medhpc.run.blocks import SMALLEST, first_half, normalize
@@ -16,7 +16,7 @@ from medhpc.run.plan import Plan
 ENGINE_KIND = {"probability": "probability", "argmax": "classes", "raw": "raw"}
 
 
-def predict(engine: TorchEngine, plan: Plan, tile: Tile, block: np.ndarray) -> np.ndarray:
+def predict(engine: Engine, plan: Plan, tile: Tile, block: np.ndarray) -> np.ndarray:
     """Compute one tile.
 
     Parameters
@@ -53,7 +53,7 @@ def encode(values: np.ndarray, kind: str, dtype: str) -> np.ndarray:
     return values.astype(dtype, copy=False)
 
 
-def _predict_core(engine: TorchEngine, plan: Plan, block: np.ndarray, core: Box) -> np.ndarray:
+def _predict_core(engine: Engine, plan: Plan, block: np.ndarray, core: Box) -> np.ndarray:
     """Compute a core with its halo; in halves where memory does not suffice.
 
     ::
@@ -93,7 +93,7 @@ def _halve(core: Box, axis: int) -> tuple[Box, Box]:
     return Box(core.start, (stop[0], stop[1], stop[2])), Box((start[0], start[1], start[2]), core.stop)
 
 
-def _predict_blended(engine: TorchEngine, plan: Plan, tile: Tile, block: np.ndarray) -> np.ndarray:
+def _predict_blended(engine: Engine, plan: Plan, tile: Tile, block: np.ndarray) -> np.ndarray:
     """The weighted mean of all windows that meet the write box, added in the order of their places.
 
     Equal to sliding-window inference over the whole volume: the windows are the same, and so is the order.
@@ -114,7 +114,7 @@ def _predict_blended(engine: TorchEngine, plan: Plan, tile: Tile, block: np.ndar
     return encode(total / weights, plan.stored.kind, plan.stored.dtype)
 
 
-def _predict_window(engine: TorchEngine, block: np.ndarray, kind: str) -> np.ndarray:
+def _predict_window(engine: Engine, block: np.ndarray, kind: str) -> np.ndarray:
     try:
         return engine(np.ascontiguousarray(block), kind)
     except BlockTooLarge:

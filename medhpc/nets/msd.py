@@ -120,20 +120,20 @@ class MSD(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores of a batch (softmax or sigmoid not applied)."""
-        self._check_input(x)
+        self.check_shape(x.shape)
         if self.ndim == 2:  # the planes of a batch do not see each other
             return self._scores(x.transpose(0, 1)).transpose(0, 1)
         return torch.stack([self._scores(block) for block in x])
 
     def _scores(self, planes: Tensor) -> Tensor:
         """(in_channels, planes, y, x) -> (out_channels, planes, y, x)."""
-        planes = self._through_window(planes)
+        planes = self.through_window(planes)
         maps = (maps_with_gradient if torch.is_grad_enabled() else maps_in_place)(self, planes)
         scores = self.head_weight @ maps.flatten(1) + self.head_bias[:, None]
         return scores.unflatten(1, maps.shape[1:])
 
-    def _through_window(self, planes: Tensor) -> Tensor:
-        """Clip and stretch the channels that have a window; shapes as given."""
+    def through_window(self, planes: Tensor) -> Tensor:
+        """Clip and stretch the channels, along the first axis, that have a window; shapes as given."""
         if self.window is None:
             return planes
         seen = planes.clone()
@@ -174,16 +174,22 @@ class MSD(nn.Module):
         """
         save_network(self, path)
 
-    def _check_input(self, x: Tensor) -> None:
-        if x.ndim != self.ndim + 2:
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse an input (N, channels, space) that the network cannot take.
+
+        Raises
+        ------
+        NetworkMismatch
+        """
+        if len(shape) != self.ndim + 2:
             raise NetworkMismatch(
-                f"input of {x.ndim} axes for a {self.ndim}D network; expected {self.ndim + 2}: batch, channels, space"
+                f"input of {len(shape)} axes for a {self.ndim}D network; expected {self.ndim + 2}: batch, channels, space"
             )
-        if x.shape[1] != self.in_channels:
-            raise NetworkMismatch(f"input of {x.shape[1]} channels for a network that takes {self.in_channels}")
-        if any(n < least for n, least in zip(x.shape[2:], self.minimum_shape, strict=True)):
+        if shape[1] != self.in_channels:
+            raise NetworkMismatch(f"input of {shape[1]} channels for a network that takes {self.in_channels}")
+        if any(n < least for n, least in zip(shape[2:], self.minimum_shape, strict=True)):
             raise NetworkMismatch(
-                f"input of {' x '.join(map(str, x.shape[2:]))} voxels is too thin for reflection at dilation "
+                f"input of {' x '.join(map(str, shape[2:]))} voxels is too thin for reflection at dilation "
                 f"{max(self.dilations)}: every axis needs {self.minimum_shape[0]} (thin stacks: a 2D network)"
             )
 

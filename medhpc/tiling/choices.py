@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from medhpc import nets
-from medhpc.engine import TorchEngine
+from medhpc.engine import Engine
 from medhpc.errors import BadOption, NetworkMismatch, NonFinite
 from medhpc.geometry import Box, Index, parse_index, parse_region
 from medhpc.run.plan import Blend, NetworkUsed, Normalization, Source, Stored
@@ -132,7 +132,7 @@ def choose_blend(mode: str, window: str | Index, overlap: float, volume: Index, 
     return Blend(mode=mode, window=(z, y, x), step=(steps[0], steps[1], steps[2]))
 
 
-def choose_stored(engine: TorchEngine, volume: Volume, kind: str, dtype: str) -> Stored:
+def choose_stored(engine: Engine, volume: Volume, kind: str, dtype: str) -> Stored:
     """What a tile stores; its shard is filled in when the tile is known.
 
     Raises

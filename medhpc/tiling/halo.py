@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from medhpc.engine import TorchEngine
+from medhpc.engine import Engine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index
 from medhpc.run.plan import Halo, HaloRow
@@ -56,7 +56,7 @@ class HaloProbe:
 
     Parameters
     ----------
-    engine : TorchEngine
+    engine : Engine
     read : callable
         Gives the normalised block (channels, z, y, x) of a box.
     volume : (z, y, x)
@@ -72,7 +72,7 @@ class HaloProbe:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: Engine,
         read: Callable[[Box], np.ndarray],
         volume: Index,
         region: Box,

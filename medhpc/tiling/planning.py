@@ -167,7 +167,7 @@ class _Planner:
     """What the measurements need: a network that runs, and a volume that can be read in boxes."""
 
     volume: Volume
-    engine: engines.TorchEngine
+    engine: engines.Engine
     region: Box
     nan: str
     normalization: Any
@@ -217,7 +217,7 @@ class _Planner:
         return normalized(read_block(self.volume, box, self.nan), self.normalization)
 
 
-def measured_cost(engine: engines.TorchEngine, volume: Volume, memory: int, stored: Stored) -> Cost:
+def measured_cost(engine: engines.Engine, volume: Volume, memory: int, stored: Stored) -> Cost:
     """Measure the network, and say how many voxels at once fit in the memory.
 
     Raises

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medhpc.engine import TorchEngine
+from medhpc.engine import Engine
 from medhpc.metrics import ratio
 from medhpc.train.examples import Patch
 from medhpc.train.truth import IGNORE
@@ -31,7 +31,7 @@ class Judgement:
     dice: float
 
 
-def judge(engine: TorchEngine, held_out: Sequence[Patch], classes: int) -> Judgement:
+def judge(engine: Engine, held_out: Sequence[Patch], classes: int) -> Judgement:
     """Judge a network on blocks of normalised image (c, z, y, x) and targets (z, y, x); NaN where there are none."""
     if not held_out:
         return Judgement(loss=math.nan, dice=math.nan)

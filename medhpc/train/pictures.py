@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medhpc.engine import TorchEngine
+from medhpc.engine import Engine
 from medhpc.run.durable import write_durably
 from medhpc.train.examples import Patch
 from medhpc.train.truth import IGNORE
@@ -48,7 +48,7 @@ def draw_curve(path: Path, history: Sequence[Mapping[str, float]], best: int) ->
     _save(figure, path)
 
 
-def draw_slices(path: Path, engine: TorchEngine, held_out: Sequence[Patch], classes: Sequence[str]) -> None:
+def draw_slices(path: Path, engine: Engine, held_out: Sequence[Patch], classes: Sequence[str]) -> None:
     """Planes of what was held out: image, truth (grey: ignored), and the probability of any object."""
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def draw_slices(path: Path, engine: TorchEngine, held_out: Sequence[Patch], clas
     _save(figure, path)
 
 
-def _rows(engine: TorchEngine, patch: Patch, number: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _rows(engine: Engine, patch: Patch, number: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Image, truth and probability in planes across the block's shortest axis: those with the most objects, apart."""
     image, truth = patch
     probability = 1 - engine(image, "classes")[0]

@@ -1,0 +1,99 @@
+"""What every engine can do: evaluate a network on a block, and say what that costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from medhpc.engine.memory import peak_growth
+from medhpc.geometry import Index
+
+
+class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
+    """The block does not fit; a caller may try smaller ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one voxel of a block costs; measured."""
+
+    seconds_per_voxel: float
+    bytes_per_voxel: float
+
+
+class Engine(ABC):
+    """Evaluate a network on blocks.
+
+    Attributes
+    ----------
+    name : str
+        As :func:`medhpc.engine.load` takes it.
+    network : torch.nn.Module
+        With the attributes that all networks of :mod:`medhpc.nets` share.
+    device : torch.device
+    threads : int
+        Of the CPU.
+    """
+
+    name: str
+    network: Any  # any module with the attributes of medhpc.nets
+    device: torch.device
+    threads: int
+
+    @abstractmethod
+    def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        block : ndarray, shape (channels, z, y, x)
+            Normalised float32, or the volume's own numbers for a network that takes them raw.
+        kind : {"probability", "classes", "raw"}
+            ``probability``: the foreground classes (all but the first; the only one of a one-channel network);
+            ``classes``: the probability of every class; ``raw``: the network's own numbers.
+
+        Returns
+        -------
+        ndarray, shape (outputs, z, y, x)
+            float32 for probabilities, the network's own dtype for ``raw``.
+
+        Raises
+        ------
+        BlockTooLarge
+        """
+
+    def measure(self, channels: int, seconds: float = 3.0) -> Cost:
+        """Time and memory per voxel of a volume of so many channels.
+
+        Measured on blocks of zeros as large as can be computed in about `seconds`.
+        """
+        small = self._probe_shape(32)
+        self._probe(channels, small)  # first call: libraries load, kernels are chosen
+        took, _ = self._probe(channels, small)
+        for edge in (96, 64, 48, 32):
+            large = self._probe_shape(edge)
+            if took * math.prod(large) / math.prod(small) < seconds:
+                break
+        took, peak = self._probe(channels, large)
+        voxels = math.prod(large)
+        return Cost(seconds_per_voxel=took / voxels, bytes_per_voxel=peak / voxels)
+
+    def _probe_shape(self, edge: int) -> Index:
+        least = (1,) * (3 - self.network.ndim) + tuple(self.network.minimum_shape)
+        z, y, x = (max(edge, n) for n in least)
+        return (1, 4 * y, 4 * x) if self.network.ndim == 2 else (z, y, x)
+
+    def _probe(self, channels: int, shape: Index) -> tuple[float, int]:
+        """Seconds and bytes of one block."""
+        block = np.zeros((channels, *shape), np.float32)
+        with peak_growth(self.device) as growth:
+            began = time.perf_counter()
+            self(block, "raw")
+            took = time.perf_counter() - began
+        return took, growth.bytes

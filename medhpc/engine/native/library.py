@@ -1,0 +1,55 @@
+"""The compiled kernel: one library per instruction set, of which this processor's best is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_double, c_int, c_int64, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+VARIANTS = ("avx512", "avx2", "baseline")
+"""Instruction sets that the kernel is compiled for, fastest first; what a processor always has is "baseline"."""
+
+KINDS = {"raw": 0, "classes": 1, "probability": 2}  # as `Kind` in src/head.h
+NO_MEMORY = 1  # as `Outcome` in src/library.cpp
+
+_FLOATS, _INTS, _LONGS = POINTER(ctypes.c_float), POINTER(c_int), POINTER(c_int64)
+_SIGNATURES = {
+    "msd_create": (c_void_p, [c_int] * 6 + [_INTS] + [_FLOATS] * 5),
+    "msd_destroy": (None, [c_void_p]),
+    "msd_bytes": (c_int64, [c_void_p, _INTS, c_int]),
+    "msd_run": (c_int, [c_void_p, c_void_p, _LONGS, _INTS, c_int, c_int, _FLOATS]),
+    "msd_peak": (c_double, [c_long]),
+    "msd_runs_here": (c_int, []),
+}
+
+
+def library_path(variant: str) -> Path:
+    """Where the library of an instruction set lies, if it was built."""
+    return FOLDER / f"msd_{variant}.so"
+
+
+@cache
+def load_library(variant: str) -> ctypes.CDLL:
+    """Load the library of one instruction set; calls into it leave other Python threads running."""
+    library = ctypes.CDLL(str(library_path(variant)))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@cache
+def usable_variants() -> tuple[str, ...]:
+    """Instruction sets that were built and that this processor has, fastest first."""
+    built = [variant for variant in VARIANTS if library_path(variant).exists()]
+    return tuple(variant for variant in built if load_library(variant).msd_runs_here())
+
+
+def why_not_built() -> str:
+    """What the installation said when it could not compile; "" where it could."""
+    if usable_variants():
+        return ""
+    note = FOLDER / "not_built.txt"
+    return note.read_text().strip() if note.exists() else "it was not built; install medhpc again where a C++ compiler is"
