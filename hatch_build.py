@@ -44,20 +44,26 @@ class NativeBuildHook(BuildHookInterface):
 
 def build(folder: Path) -> str:
     """Compile one library per instruction set; return why that failed, or ""."""
-    compiler = shutil.which(os.environ.get("CXX") or "c++") or ("CXX" not in os.environ and shutil.which("g++"))
-    if not compiler:
-        return "no C++ compiler was found when medhpc was installed (c++, g++ or $CXX)"
-    sources = sorted((folder / "src").iterdir())
-    changed = max(path.stat().st_mtime for path in (*sources, Path(__file__)))
-    variants = X86 if platform.machine() in ("x86_64", "AMD64") else {"baseline": ()}
+    variants = X86 if platform.machine() == "x86_64" else {"baseline": ()}
+    libraries = {folder / f"msd_{variant}.so": flags for variant, flags in variants.items()}
+    changed = max(path.stat().st_mtime for path in (*(folder / "src").iterdir(), Path(__file__)))
+    stale = [path for path in libraries if not path.exists() or path.stat().st_mtime < changed]
+    compiler = _compiler()
     running = []
-    for variant, flags in variants.items():
-        library = folder / f"msd_{variant}.so"
-        if not library.exists() or library.stat().st_mtime < changed:
+    for library in stale:
+        library.unlink(missing_ok=True)
+        if compiler:
             aside = library.with_suffix(f".{os.getpid()}.tmp")
-            command = [compiler, *FLAGS, *flags, str(folder / "src" / "library.cpp"), "-o", str(aside)]
+            command = [compiler, *FLAGS, *libraries[library], str(folder / "src" / "library.cpp"), "-o", str(aside)]
             running.append((library, aside, subprocess.Popen(command, stderr=subprocess.PIPE, text=True)))
+    if stale and not compiler:
+        return "no C++ compiler was found when medhpc was installed (c++, g++ or $CXX)"
     return "; ".join(filter(None, [_finish(*one) for one in running]))
+
+
+def _compiler() -> str | None:
+    chosen = os.environ.get("CXX")
+    return shutil.which(chosen) if chosen else shutil.which("c++") or shutil.which("g++")
 
 
 def _finish(library: Path, aside: Path, compiling: subprocess.Popen[str]) -> str:
@@ -67,6 +73,5 @@ def _finish(library: Path, aside: Path, compiling: subprocess.Popen[str]) -> str
         aside.replace(library)
         return ""
     aside.unlink(missing_ok=True)
-    library.unlink(missing_ok=True)
     said = [line for line in complaints.splitlines() if "error" in line] or complaints.splitlines() or ["no message"]
     return f"the C++ compiler failed on {library.name}: {said[0]}"

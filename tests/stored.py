@@ -56,7 +56,13 @@ def plan_of(
         blend=Blend(mode="none"),
         stored=Stored(kind=kind, dtype=stored.dtype.name, channels=channels, chunk=chunk, shard=shard),
         cost=Cost(
-            seconds_per_voxel=1e-6, bytes_per_voxel=4.0, memory=2**30, block_voxels=10**6, device="cpu", threads=1
+            seconds_per_voxel=1e-6,
+            bytes_per_voxel=4.0,
+            memory=2**30,
+            block_voxels=10**6,
+            engine="torch",
+            device="cpu",
+            threads=1,
         ),
         tile=tile,
         region=region or Box.whole((z, y, x)),

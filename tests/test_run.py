@@ -97,7 +97,13 @@ def plan_of(shape=(20, 30, 40), tile=(10, 15, 20), channels=1, dtype="uint8") ->
         blend=Blend(mode="none"),
         stored=Stored(kind="raw", dtype=dtype, channels=channels, chunk=chunk, shard=shard),
         cost=Cost(
-            seconds_per_voxel=1e-6, bytes_per_voxel=4.0, memory=2**30, block_voxels=10**6, device="cpu", threads=1
+            seconds_per_voxel=1e-6,
+            bytes_per_voxel=4.0,
+            memory=2**30,
+            block_voxels=10**6,
+            engine="torch",
+            device="cpu",
+            threads=1,
         ),
         tile=tile,
         region=Box.whole(shape),

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 import medhpc
-from medhpc.cli import demo, doctor, evaluation, infer, jobs, report, runs, site, status, training, volumes
+from medhpc.cli import demo, doctor, engines, evaluation, infer, jobs, report, runs, site, status, training, volumes
 from medhpc.errors import MedhpcError
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
@@ -22,7 +22,7 @@ SECTIONS = {
     "The main job, step by step": (runs.tile, infer.infer, status.status, runs.stitch, evaluation.evaluate),
     "All of it at once": (runs.run,),
     "On a cluster": (jobs.submit, jobs.script, jobs.cancel, doctor.doctor, site.site),
-    "Networks": (training.train,),
+    "Networks": (training.train, engines.engines),
     "Volumes": (volumes.info, volumes.convert),
     "Also": (report.report, runs.clean, demo.demo),
 }

@@ -89,10 +89,11 @@ def _row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 
 def _cost(plan: Summary) -> dict[str, str]:
     threads = f", threads: {plan['threads']}" if plan["device"] == "cpu" else ""
+    machine = f"{plan['device']}{threads}, engine {plan['engine']}"
     return {
         "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
         "work": _work(plan),
-        "time": f"{_predicted(plan['seconds'])} in one task on this machine ({plan['device']}{threads}); "
+        "time": f"{_predicted(plan['seconds'])} in one task on this machine ({machine}); "
         f"{_predicted(plan['seconds_per_tile']).removeprefix('about ')} a tile",
         "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}",
         "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "

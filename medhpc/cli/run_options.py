@@ -85,6 +85,13 @@ tile_options = options.together(
         show_default=True,
         help="What to do with NaN and infinity in the input.",
     ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "native", "torch", "reference"]),
+        default="auto",
+        show_default=True,
+        help="What evaluates the network in all tasks; auto: native for MS-D networks on CPUs. GPUs need torch.",
+    ),
     options.device,
     options.threads,
 )

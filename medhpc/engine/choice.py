@@ -17,9 +17,7 @@ NAMES = ("native", "torch", "reference")
 """The engines, best first."""
 
 
-def load(
-    network: torch.nn.Module, *, name: str = "auto", device: str = "auto", threads: int | None = None
-) -> Engine:
+def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", threads: int | None = None) -> Engine:
     """Put a network on a device.
 
     Parameters
@@ -60,9 +58,9 @@ def load(
 def _check(name: str, device: str, why_not: str) -> None:
     """Refuse an engine for CPUs where it cannot be had."""
     if device not in ("auto", "cpu"):
-        raise NoEngine(f"engine '{name}' computes on CPUs, not on '{device}'; use the engine 'torch'")
+        raise NoEngine(f"engine '{name}' computes on CPUs, not on '{device}'; plan with --engine torch")
     if why_not:
-        raise NoEngine(f"engine '{name}' cannot be used here: {why_not}; use the engine 'torch'")
+        raise NoEngine(f"engine '{name}' cannot be used here: {why_not}; plan with --engine torch")
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The engine ``reference``: an MS-D network as its definition reads, slowly and in float64; the truth for the others."""
+"""The engine ``reference``: an MS-D network as its definition reads, in float64: slow, and the truth for others."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def infer(
     tiles : str or sequence of int, optional
         ``"A:B"``: tiles A to B - 1; or their numbers.
     device, threads
-        As for :func:`medhpc.engine.load`.
+        As for :func:`medhpc.engine.load`; the engine is the plan's.
     keep_going : bool
         Go on with the other tiles where one ends in an exception (which the ledger keeps); else it is raised.
     stop : callable, optional
@@ -145,6 +145,8 @@ def infer(
         Input or network are not those of the plan.
     NonFinite, BrokenFile
         A tile's input cannot be used.
+    NoEngine
+        The plan's engine cannot be had here.
     DiskFull
         What is done is kept.
     """
@@ -193,7 +195,7 @@ def _load(run: Run, network: torch.nn.Module | None, device: str, threads: int |
     from medhpc import engine as engines
     from medhpc.infer.predict import predict
 
-    engine = engines.load(_network(run, network), device=device, threads=threads)
+    engine = engines.load(_network(run, network), name=run.plan.cost.engine, device=device, threads=threads)
 
     def compute(read: _Read) -> np.ndarray:
         if read.error:

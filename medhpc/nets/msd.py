@@ -183,7 +183,8 @@ class MSD(nn.Module):
         """
         if len(shape) != self.ndim + 2:
             raise NetworkMismatch(
-                f"input of {len(shape)} axes for a {self.ndim}D network; expected {self.ndim + 2}: batch, channels, space"
+                f"input of {len(shape)} axes for a {self.ndim}D network; expected {self.ndim + 2}: "
+                "batch, channels, space"
             )
         if shape[1] != self.in_channels:
             raise NetworkMismatch(f"input of {shape[1]} channels for a network that takes {self.in_channels}")

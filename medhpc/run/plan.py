@@ -129,6 +129,7 @@ class Cost:
     bytes_per_voxel: float  # while the network computes
     memory: int  # bytes that a task may use in all
     block_voxels: int  # so many voxels at once fit in them
+    engine: str  # the one that all tasks use: results of engines differ by rounding
     device: str
     threads: int
 

@@ -63,6 +63,7 @@ def tile(
     overlap: float = 0.5,
     region: str | Box | None = None,
     nan: str = "refuse",
+    engine: str = "auto",
     device: str = "auto",
     threads: int | None = None,
     report: Report | None = None,
@@ -99,6 +100,8 @@ def tile(
     region : str or Box, optional
         What to compute, as ``"Z0:Z1,Y0:Y1,X0:X1"`` in voxels of the whole volume.
     nan : {"refuse", "zero"}
+    engine : {"auto", "native", "torch", "reference"}
+        What evaluates the network, here and in every task of the run.
     device, threads
         Where samples are computed; see :func:`medhpc.engine.load`.
     report : callable, optional
@@ -129,14 +132,14 @@ def tile(
         if size:
             check_tile(size, original.shape, spatial(loaded.stride))
         opened.enter_context(claimed(folder))
-        engine = engines.load(loaded, device=device, threads=threads)
-        stored = choose_stored(engine, original, store, dtype)
-        cost = measured_cost(engine, original, memory, stored)  # refused before the input is copied
+        evaluating = engines.load(loaded, name=engine, device=device, threads=threads)
+        stored = choose_stored(evaluating, original, store, dtype)
+        cost = measured_cost(evaluating, original, memory, stored)  # refused before the input is copied
         source = describe_source(original, volume, channel, level)
         source, readable = _readable(source, original, folder, report)
         planner = _Planner(
             volume=opened.enter_context(readable),
-            engine=engine,
+            engine=evaluating,
             region=chosen,
             nan=nan,
             normalization=choose_normalization(normalize, loaded, readable, nan),
@@ -231,6 +234,7 @@ def measured_cost(engine: engines.Engine, volume: Volume, memory: int, stored: S
         bytes_per_voxel=measured.bytes_per_voxel,
         memory=memory,
         block_voxels=block_voxels(memory, measured.bytes_per_voxel, volume.channels, volume.dtype.itemsize, stored),
+        engine=engine.name,
         device=str(engine.device),
         threads=engine.threads,
     )

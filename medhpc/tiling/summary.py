@@ -69,6 +69,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "unsplit_amplification": plan.grid.read_amplification,
         "seconds": seconds,
         "seconds_per_tile": seconds / len(grid),
+        "engine": plan.cost.engine,
         "device": plan.cost.device,
         "threads": plan.cost.threads,
         "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),

@@ -55,7 +55,18 @@ class NativeEngine(Engine):
 
     def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
         """See :class:`medhpc.engine.base.Engine`; numbers of any dtype and stride."""
-        block = np.require(block, np.float32, "A")
+        try:
+            return self._evaluate(np.require(block, np.float32, "A"), kind)
+        except MemoryError:
+            raise BlockTooLarge(f"no memory for a block of {block.shape[1:]} voxels") from None
+
+    def bytes(self, shape: Index) -> int:
+        """Memory that a block (z, y, x) takes while it is evaluated, with its result."""
+        planes = shape if self.network.ndim == 3 else (1, *shape[1:])
+        inside = self._library.msd_bytes(self._handle, _ints(planes), self.threads)
+        return int(inside) + 4 * self.network.out_channels * math.prod(shape)
+
+    def _evaluate(self, block: np.ndarray, kind: str) -> np.ndarray:
         outputs = self.network.out_channels - (kind == "probability" and self.network.out_channels > 1)
         result = np.empty((outputs, *block.shape[1:]), np.float32)
         if self.network.ndim == 3:
@@ -69,12 +80,6 @@ class NativeEngine(Engine):
             result[:, z] = plane[:, 0]
         return result
 
-    def bytes(self, shape: Index) -> int:
-        """Memory that a block (z, y, x) takes while it is evaluated, with its result."""
-        planes = shape if self.network.ndim == 3 else (1, *shape[1:])
-        inside = self._library.msd_bytes(self._handle, _ints(planes), self.threads)
-        return int(inside) + 4 * self.network.out_channels * math.prod(shape)
-
     def _run(self, block: np.ndarray, kind: str, result: np.ndarray) -> None:
         strides = (ctypes.c_int64 * 4)(*block.strides)
         shape = _ints(block.shape[1:])
@@ -82,7 +87,7 @@ class NativeEngine(Engine):
             self._handle, block.ctypes.data, strides, shape, KINDS[kind], self.threads, _floats(result)
         )
         if outcome == NO_MEMORY:
-            raise BlockTooLarge(f"no memory for a block of {block.shape[1:]} voxels")
+            raise MemoryError
 
     def _probe(self, channels: int, shape: Index) -> tuple[float, int]:
         block = np.zeros((channels, *shape), np.float32)
@@ -106,7 +111,7 @@ def _create(library: ctypes.CDLL, network: MSD) -> int:
         _floats(_windows(network)),
     )
     if not handle:
-        raise MemoryError("no memory for the network's weights")
+        raise MemoryError
     return handle
 
 

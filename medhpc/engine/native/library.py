@@ -52,4 +52,4 @@ def why_not_built() -> str:
     if usable_variants():
         return ""
     note = FOLDER / "not_built.txt"
-    return note.read_text().strip() if note.exists() else "it was not built; install medhpc again where a C++ compiler is"
+    return note.read_text().strip() if note.exists() else "it was not built; install medhpc where a C++ compiler is"

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "continue_row.h"
 #include "layout.h"
 #include "memory.h"
 #include "multiply.h"
@@ -25,18 +26,17 @@ struct Scratch {
     Memory transformed, products;
     std::vector<const float*> wanted;
 
-    static ptrdiff_t source_floats(const Layout& layout) {
-        return (layout.reach < 32 ? std::min(layout.vectors, BLOCK) : layout.vectors) * LANES + 2 * layout.halo;
+    // For passes of so many sources at most, and dilations up to `reach`.
+    static ptrdiff_t transformed_floats(const Layout& layout, int sources, int reach) {
+        const ptrdiff_t source = longest_block(layout, reach) * LANES + 2 * round_up(reach, LANES);
+        return MOST_COMPONENTS * (sources * source + SKEW);
     }
-    static ptrdiff_t transformed_floats(const Layout& layout, int sources) {
-        return MOST_COMPONENTS * (sources * source_floats(layout) + SKEW);
-    }
-    static ptrdiff_t product_floats(const Layout& layout) {
-        return MOST_COMPONENTS * (MOST_TARGETS * source_floats(layout) + SKEW);
+    static ptrdiff_t product_floats(const Layout& layout, int reach) {
+        return MOST_COMPONENTS * (MOST_TARGETS * longest_block(layout, reach) * LANES + SKEW);
     }
 
-    Scratch(const Layout& layout, int sources)
-        : transformed(transformed_floats(layout, sources)), products(product_floats(layout)) {
+    Scratch(const Layout& layout, int sources, int reach)
+        : transformed(transformed_floats(layout, sources, reach)), products(product_floats(layout, reach)) {
         wanted.reserve(sources * MOST_COMPONENTS + MOST_TARGETS * 16);
     }
 };
@@ -56,8 +56,9 @@ class TileOfPass {
    public:
     TileOfPass(const Maps& maps, const Architecture& net, const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch)
         : maps_(maps), net_(net), pass_(pass), tile_(tile), next_(next), scratch_(scratch) {
-        halo_ = round_up(pass.dilation, LANES);
+        halo_ = static_cast<int>(round_up(pass.dilation, LANES));
         source_stride_ = tile.vectors * LANES + 2 * halo_;
+        end_ = tile.x + tile.vectors * LANES;
         component_stride_ = pass.sources * source_stride_ + SKEW;
     }
 
@@ -86,20 +87,31 @@ class TileOfPass {
         constexpr int COUNT = components(MZ) * components(MY);
         ptrdiff_t offset[COUNT];
         offsets(tile_, offset);
-        const int vectors = static_cast<int>(source_stride_ / LANES);
+        const int begin = first_column(tile_), end = std::min(end_ + halo_, maps_.layout.vectors * LANES);
         for (int source = 0; source < pass_.sources; source++) {
-            const float* channel = maps_.channel(pass_.first_source + source) + tile_.x - halo_;
+            const float* channel = maps_.channel(pass_.first_source + source) + begin;
+            float* transformed = scratch_.transformed.floats + source * source_stride_ + halo_ - tile_.x;  // of x = 0
             const float* rows[COUNT];
             for (int k = 0; k < COUNT; k++) rows[k] = offset[k] < 0 ? maps_.zeros : channel + offset[k];
-            transform_input<MZ, MY>(rows, vectors, scratch_.transformed.floats + source * source_stride_, component_stride_);
+            transform_input<MZ, MY>(rows, (end - begin) / LANES, transformed + begin, component_stride_);
+            for (int k = 0; k < COUNT; k++) continue_row(transformed + k * component_stride_);
         }
+    }
+
+    // The first x that is transformed for a tile.
+    int first_column(const Tile& tile) const { return std::max(0, tile.x - halo_); }
+
+    void continue_row(float* x0) const {
+        const Layout& layout = maps_.layout;
+        if (tile_.x == 0) continue_left(x0, pass_.dilation, layout.reflected);
+        if (end_ >= layout.width) continue_right(x0 + layout.width - 1, pass_.dilation, layout.reflected);
     }
 
     void want_targets(const Group& group) {
         scratch_.wanted.clear();
         for (int target : group.targets)
             for (int i = 0; i < tile_.z.inside; i++)
-                for (int j = 0; j < tile_.y.inside; j++) scratch_.wanted.push_back(row(target, i, j) - halo_);
+                for (int j = 0; j < tile_.y.inside; j++) scratch_.wanted.push_back(row(target, i, j));
     }
 
     // Of a tile that continues this one along y, two of each six rows are in cache already.
@@ -110,7 +122,7 @@ class TileOfPass {
         offsets(next, offset);
         const int columns = components(next.y.points), count = components(next.z.points) * columns;
         for (int source = 0; source < pass_.sources; source++) {
-            const float* channel = maps_.channel(pass_.first_source + source) + next.x - halo_;
+            const float* channel = maps_.channel(pass_.first_source + source) + first_column(next);
             for (int k = 0; k < count; k++)
                 if (offset[k] >= 0 && !(continues && k % columns < 2)) scratch_.wanted.push_back(channel + offset[k]);
         }
@@ -122,6 +134,7 @@ class TileOfPass {
         const int calls = count * static_cast<int>(parts.size()), rows = static_cast<int>(scratch_.wanted.size());
         const float* weights = group.weights[tile_.z.points == 4][tile_.y.points == 4].data();
         const ptrdiff_t weights_stride = pass_.sources * 3 * targets;
+        const int lines = (std::min(tile_.vectors * LANES + 2 * halo_, maps_.layout.width) + LINE - 1) / LINE;
         int call = 0;
         for (int k = 0; k < count; k++) {
             ptrdiff_t x = 0;
@@ -134,7 +147,6 @@ class TileOfPass {
                                       weights + k * weights_stride,
                                       scratch_.products.floats + k * product_stride(targets) + x,
                                       tile_.vectors * LANES};
-                const int lines = static_cast<int>((source_stride_ + LINE - 1) / LINE);
                 MULTIPLY[targets - 1][columns - 1](product, {scratch_.wanted.data() + from, to - from, lines});
                 x += columns * LANES;
                 call++;
@@ -153,18 +165,7 @@ class TileOfPass {
                 for (int j = 0; j < tile_.y.inside; j++) target.rows[i * MY + j] = row(map, i, j);
             const float* products = scratch_.products.floats + k * tile_.vectors * LANES;
             transform_output<MZ, MY>(products, product_stride(targets), tile_.vectors, target);
-            if (complete) fill_halos(target, MY);
         }
-    }
-
-    void fill_halos(const Target& target, int columns) const {
-        const Layout& layout = maps_.layout;
-        for (int i = 0; i < target.inside_z; i++)
-            for (int j = 0; j < target.inside_y; j++) {
-                float* x0 = target.rows[i * columns + j] - tile_.x;
-                if (tile_.x == 0) layout.fill_left_halo(x0);
-                if (tile_.x + tile_.vectors * LANES >= layout.width) layout.fill_right_halo(x0);
-            }
     }
 
     float* row(int map, int i, int j) const {
@@ -179,7 +180,9 @@ class TileOfPass {
     const Tile& tile_;
     const Tile* next_;
     Scratch& scratch_;
-    ptrdiff_t halo_, source_stride_, component_stride_;
+    int halo_;  // columns that a transformed row has on either side
+    int end_;   // of the block, up to a full vector
+    ptrdiff_t source_stride_, component_stride_;
 };
 
 }  // namespace

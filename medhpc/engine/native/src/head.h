@@ -17,13 +17,11 @@ struct Window {
     float low, high, middle, scale;
 };
 
-inline void load_row(const char* from, ptrdiff_t step, const Window& window, const Layout& layout, float* x0) {
-    for (int x = 0; x < layout.width; x++) {
+inline void load_row(const char* from, ptrdiff_t step, const Window& window, int width, float* row) {
+    for (int x = 0; x < width; x++) {
         const float value = *reinterpret_cast<const float*>(from + x * step);
-        x0[x] = (std::min(std::max(value, window.low), window.high) - window.middle) * window.scale;
+        row[x] = (std::min(std::max(value, window.low), window.high) - window.middle) * window.scale;
     }
-    layout.fill_left_halo(x0);
-    layout.fill_right_halo(x0);
 }
 
 enum Kind { RAW, CLASSES, PROBABILITY };  // what is asked for; PROBABILITY leaves out the background
@@ -33,7 +31,7 @@ struct Head {
     const float* weights;  // [output][channel]
     const float* biases;
 
-    // channel: first channel at x = 0 of the row; channels are `stride` apart. scores: [outputs][scores_stride].
+    // channel: the row in the first channel; channels are `stride` apart. scores: [outputs][scores_stride].
     void score_row(const float* channel, ptrdiff_t stride, int vectors, float* scores, ptrdiff_t scores_stride) const {
         constexpr int AHEAD = 4;  // channels: each is a stream of its own to the memory
         const int length = vectors * LANES;

@@ -34,12 +34,14 @@ class Network {
         head_.weights = head_weights_.data();
         head_.biases = head_biases_.data();
         passes_ = schedule(net_);
+        reach_ = *std::max_element(dilations_.begin(), dilations_.end());
         for (const Pass& pass : passes_) most_sources_ = std::max(most_sources_, pass.sources);
     }
 
     ptrdiff_t bytes(const int* shape, int threads) const {
         const Layout layout = layout_of(shape);
-        const ptrdiff_t scratch = Scratch::transformed_floats(layout, most_sources_) + Scratch::product_floats(layout);
+        const ptrdiff_t scratch =
+            Scratch::transformed_floats(layout, most_sources_, reach_) + Scratch::product_floats(layout, reach_);
         return 4 * (maps_floats(layout) + threads * (scratch + head_.outputs * layout.row));
     }
 
@@ -54,8 +56,7 @@ class Network {
 
    private:
     Layout layout_of(const int* shape) const {
-        const int reach = *std::max_element(dilations_.begin(), dilations_.end());
-        return Layout(shape[0], shape[1], shape[2], reach, net_.reflected);
+        return Layout(shape[0], shape[1], shape[2], net_.reflected);
     }
     ptrdiff_t maps_floats(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
 
@@ -83,7 +84,7 @@ class Network {
                 if (list.empty()) list = tiles(layout_, pass.dilation, network.net_.dimensions);
             }
             for (int member = 0; member < threads; member++) {
-                scratch_.push_back(std::make_unique<Scratch>(layout_, network.most_sources_));
+                scratch_.push_back(std::make_unique<Scratch>(layout_, network.most_sources_, network.reach_));
                 scores_.push_back(std::make_unique<Memory>(network.head_.outputs * layout_.row));
             }
         }
@@ -115,7 +116,7 @@ class Network {
             const ptrdiff_t* strides = block_.strides;
             const char* from = block_.voxels + channel * strides[0] + row / layout_.height * strides[1] +
                                row % layout_.height * strides[2];
-            load_row(from, strides[3], network_.windows_[channel], layout_, maps_.channel(channel) + offset(row));
+            load_row(from, strides[3], network_.windows_[channel], layout_.width, maps_.channel(channel) + offset(row));
         }
 
         void convolve(const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch) const {
@@ -158,6 +159,7 @@ class Network {
     Head head_;
     std::vector<Pass> passes_;
     int most_sources_ = 1;
+    int reach_;  // largest dilation
     std::mutex busy_;
     std::unique_ptr<Memory> kept_;
 };

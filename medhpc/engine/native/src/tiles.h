@@ -23,7 +23,7 @@ struct Segment {
 
 struct Tile {
     Segment z, y;
-    int x, vectors;
+    int x, vectors;  // the block
 };
 
 inline std::vector<std::vector<Segment>> segments_by_phase(int length, int dilation) {
@@ -46,9 +46,15 @@ inline std::vector<Segment> each_alone(int length) {
     return planes;
 }
 
-// Blocks of a row: (first x, vectors). A halo is copied from one block, so blocks are longer than it, or there is one.
-inline std::vector<std::pair<int, int>> blocks(const Layout& layout) {
-    const int parts = layout.reach < 32 ? (layout.vectors + BLOCK - 1) / BLOCK : 1;
+// Vectors of the longest block. What a row is continued by comes from one block: blocks are longer than the dilation.
+inline int longest_block(const Layout& layout, int dilation) {
+    return dilation < 32 ? std::min(layout.vectors, BLOCK) : layout.vectors;
+}
+
+// Blocks of a row: (first x, vectors).
+inline std::vector<std::pair<int, int>> blocks(const Layout& layout, int dilation) {
+    const int longest = longest_block(layout, dilation);
+    const int parts = (layout.vectors + longest - 1) / longest;
     std::vector<std::pair<int, int>> found;
     for (int part = 0, at = 0; part < parts; part++) {
         const int vectors = (layout.vectors + part) / parts;
@@ -66,7 +72,7 @@ inline std::vector<Tile> tiles(const Layout& layout, int dilation, int dimension
     for (const auto& phase_z : along_z)
         for (const Segment& z : phase_z)
             for (const auto& phase_y : along_y)
-                for (const auto& [x, vectors] : blocks(layout))
+                for (const auto& [x, vectors] : blocks(layout, dilation))
                     for (const Segment& y : phase_y) found.push_back({z, y, x, vectors});
     return found;
 }

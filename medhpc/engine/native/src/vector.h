@@ -26,7 +26,21 @@ inline Vector broadcast(float value) { return value - Vector{}; }
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline Vector load_anywhere(const float* from) { return *reinterpret_cast<const AnywhereVector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
+inline void store_anywhere(float* to, Vector value) { *reinterpret_cast<AnywhereVector*>(to) = value; }
 inline Vector at_least_zero(Vector value) { return value > 0.0f ? value : Vector{}; }
+
+inline Vector reversed(Vector value) {
+    using Order = int __attribute__((vector_size(4 * LANES)));
+    Order order = {};
+    for (int lane = 0; lane < LANES; lane++) order[lane] = LANES - 1 - lane;
+#if defined(__clang__)
+    Vector result;
+    for (int lane = 0; lane < LANES; lane++) result[lane] = value[order[lane]];
+    return result;
+#else
+    return __builtin_shuffle(value, order);
+#endif
+}
 
 // Keep a loaded value in a register: GCC would otherwise load it again as an operand of each multiply-add, and loads,
 // not arithmetic, would be the limit (58-78 % of the peak instead of 83-95 %, measured at 2 to 4 outputs).

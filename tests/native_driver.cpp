@@ -1,0 +1,52 @@
+// Evaluates networks of several shapes with the native engine's code, for the sanitizers of the compiler to watch.
+#include <cstdio>
+#include <random>
+
+#include "library.cpp"
+
+namespace {
+
+struct Case {
+    int inputs, outputs, depth, width, dimensions, reflected, largest_dilation, shape[3], threads;
+};
+
+std::vector<float> noise(long count) {
+    static std::mt19937 random(0);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random) * 0.1f;
+    return values;
+}
+
+void evaluate(const Case& c) {
+    const int maps = c.depth * c.width, taps = c.dimensions == 3 ? 27 : 9, channels = c.inputs + maps;
+    std::vector<int> dilations;
+    for (int map = 0; map < maps; map++) dilations.push_back(map % c.largest_dilation + 1);
+    const auto weights = noise(long{taps} * c.width * (c.depth * c.inputs + c.width * c.depth * (c.depth - 1) / 2));
+    const auto biases = noise(maps), head = noise(c.outputs * channels), head_biases = noise(c.outputs);
+    std::vector<float> windows;
+    for (int k = 0; k < c.inputs; k++) windows.insert(windows.end(), {-2, 2, 0, 1.5});
+    void* network = msd_create(c.inputs, c.outputs, maps, c.width, c.dimensions, c.reflected, dilations.data(), weights.data(),
+                               biases.data(), head.data(), head_biases.data(), windows.data());
+    const int64_t plane = int64_t{c.shape[1]} * c.shape[2], voxels = c.shape[0] * plane;
+    const auto block = noise(c.inputs * voxels);
+    const int64_t strides[4] = {4 * voxels, 4 * plane, 4 * c.shape[2], 4};
+    for (int kind = 0; kind < 3; kind++) {
+        const int skipped = kind == 2 && c.outputs > 1;
+        std::vector<float> result((c.outputs - skipped) * voxels);
+        if (msd_run(network, block.data(), strides, c.shape, kind, c.threads, result.data()) != 0) std::abort();
+    }
+    msd_destroy(network);
+}
+
+}  // namespace
+
+int main() {
+    evaluate({1, 2, 12, 1, 3, 1, 10, {11, 12, 13}, 1});   // the thinnest that reflects
+    evaluate({2, 3, 5, 3, 3, 1, 4, {5, 9, 33}, 3});       // several maps a layer
+    evaluate({1, 1, 4, 1, 3, 0, 12, {1, 2, 3}, 2});       // zeros around less than a dilation
+    evaluate({1, 2, 3, 1, 2, 1, 3, {1, 64, 300}, 2});     // a plane, several blocks in x
+    evaluate({1, 2, 3, 1, 3, 0, 40, {3, 45, 200}, 2});    // halos longer than a block
+    evaluate({3, 2, 40, 1, 3, 1, 1, {2, 7, 17}, 1});      // one dilation: groups of targets
+    std::puts("done");
+}
