@@ -78,9 +78,7 @@ def main() -> None:
     publish(arguments.results, "engine" if arguments.threads == 1 else f"engine-{arguments.threads}", content)
 
 
-def measure(
-    network: MSD, shape: Index, rounds: int, threads: int
-) -> tuple[dict[str, Result], dict[str, float]]:
+def measure(network: MSD, shape: Index, rounds: int, threads: int) -> tuple[dict[str, Result], dict[str, float]]:
     """Every way in turn, with the peaks between them; the results, and the peaks in GF/s."""
     ways = _ways(network, threads)
     block = np.random.default_rng(0).normal(size=(network.in_channels, *shape)).astype(np.float32)

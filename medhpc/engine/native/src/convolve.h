@@ -24,7 +24,8 @@ constexpr ptrdiff_t SKEW = LINE;  // between components: they would share sets o
 
 struct Scratch {
     Memory transformed, products;
-    std::vector<const float*> wanted;
+    std::vector<const float*> wanted;  // rows to ask for; so many:
+    int wanted_rows = 0;
 
     // For passes of so many sources at most, and dilations up to `reach`.
     static ptrdiff_t transformed_floats(const Layout& layout, int sources, int reach) {
@@ -37,7 +38,13 @@ struct Scratch {
 
     Scratch(const Layout& layout, int sources, int reach)
         : transformed(transformed_floats(layout, sources, reach)), products(product_floats(layout, reach)) {
-        wanted.reserve(sources * MOST_COMPONENTS + MOST_TARGETS * 16);
+        wanted.resize(sources * MOST_COMPONENTS + MOST_TARGETS * 16);
+    }
+
+    // Ask for the rows at some offsets of a channel.
+    void want(const float* channel, const ptrdiff_t* offsets, int count) {
+        for (int k = 0; k < count; k++) wanted[wanted_rows + k] = channel + offsets[k];
+        wanted_rows += count;
     }
 };
 
@@ -60,6 +67,10 @@ class TileOfPass {
         source_stride_ = tile.vectors * LANES + 2 * halo_;
         end_ = tile.x + tile.vectors * LANES;
         component_stride_ = pass.sources * source_stride_ + SKEW;
+        for (int i = 0; i < tile.z.points; i++)
+            for (int j = 0; j < tile.y.points; j++)
+                places_[i * tile.y.points + j] = (tile.z.start + i * pass.dilation) * maps.layout.plane +
+                                                 (tile.y.start + j * pass.dilation) * maps.layout.row + tile.x;
     }
 
     template <int MZ, int MY>
@@ -108,10 +119,10 @@ class TileOfPass {
     }
 
     void want_targets(const Group& group) {
-        scratch_.wanted.clear();
+        scratch_.wanted_rows = 0;
         for (int target : group.targets)
             for (int i = 0; i < tile_.z.inside; i++)
-                for (int j = 0; j < tile_.y.inside; j++) scratch_.wanted.push_back(row(target, i, j));
+                scratch_.want(maps_.map(target), places_ + i * tile_.y.points, tile_.y.inside);
     }
 
     // Of a tile that continues this one along y, two of each six rows are in cache already.
@@ -121,17 +132,17 @@ class TileOfPass {
         ptrdiff_t offset[MOST_COMPONENTS];
         offsets(next, offset);
         const int columns = components(next.y.points), count = components(next.z.points) * columns;
-        for (int source = 0; source < pass_.sources; source++) {
-            const float* channel = maps_.channel(pass_.first_source + source) + first_column(next);
-            for (int k = 0; k < count; k++)
-                if (offset[k] >= 0 && !(continues && k % columns < 2)) scratch_.wanted.push_back(channel + offset[k]);
-        }
+        int missing = 0;
+        for (int k = 0; k < count; k++)
+            if (offset[k] >= 0 && !(continues && k % columns < 2)) offset[missing++] = offset[k] + first_column(next);
+        for (int source = 0; source < pass_.sources; source++)
+            scratch_.want(maps_.channel(pass_.first_source + source), offset, missing);
     }
 
     void multiply_all(const Group& group, int count) {
         const int targets = static_cast<int>(group.targets.size());
         const std::vector<int> parts = divided(tile_.vectors, most_columns(targets));
-        const int calls = count * static_cast<int>(parts.size()), rows = static_cast<int>(scratch_.wanted.size());
+        const int calls = count * static_cast<int>(parts.size()), rows = scratch_.wanted_rows;
         const float* weights = group.weights[tile_.z.points == 4][tile_.y.points == 4].data();
         const ptrdiff_t weights_stride = pass_.sources * 3 * targets;
         const int lines = (std::min(tile_.vectors * LANES + 2 * halo_, maps_.layout.width) + LINE - 1) / LINE;
@@ -157,21 +168,16 @@ class TileOfPass {
     template <int MZ, int MY>
     void transform_targets(const Group& group) {
         const int targets = static_cast<int>(group.targets.size());
-        for (int k = 0; k < targets; k++) {
-            const int map = group.targets[k];
-            const bool complete = k < group.complete;
+        for (int at = 0; at < targets; at++) {
+            const int map = group.targets[at];
+            const bool complete = at < group.complete;
             Target target{{}, tile_.z.inside, tile_.y.inside, pass_.starts(), complete, net_.biases[map]};
-            for (int i = 0; i < tile_.z.inside; i++)
-                for (int j = 0; j < tile_.y.inside; j++) target.rows[i * MY + j] = row(map, i, j);
-            const float* products = scratch_.products.floats + k * tile_.vectors * LANES;
+            for (int k = 0; k < MZ * MY; k++) target.rows[k] = maps_.map(map) + places_[k];
+            const float* products = scratch_.products.floats + at * tile_.vectors * LANES;
             transform_output<MZ, MY>(products, product_stride(targets), tile_.vectors, target);
         }
     }
 
-    float* row(int map, int i, int j) const {
-        const int z = tile_.z.start + i * pass_.dilation, y = tile_.y.start + j * pass_.dilation;
-        return maps_.map(map) + maps_.layout.offset(z, y) + tile_.x;
-    }
     ptrdiff_t product_stride(int targets) const { return targets * tile_.vectors * LANES + SKEW; }
 
     const Maps& maps_;
@@ -183,6 +189,7 @@ class TileOfPass {
     int halo_;  // columns that a transformed row has on either side
     int end_;   // of the block, up to a full vector
     ptrdiff_t source_stride_, component_stride_;
+    ptrdiff_t places_[16];  // in a map, of the rows of the tile, also those outside: [z][y]
 };
 
 }  // namespace

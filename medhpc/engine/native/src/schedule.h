@@ -15,8 +15,8 @@
 
 namespace {
 
-// Source channels of a pass, at most: 16 x 36 components x 160 columns are 369 KB, and stay in a cache of 1 MB.
-constexpr int MOST_SOURCES = 16;
+// Source channels of a pass, at most: dilations in turns of ten give ten, and their components stay in cache.
+constexpr int MOST_SOURCES = 12;
 
 struct Architecture {
     int inputs, outputs, maps, width, dimensions;
