@@ -26,8 +26,9 @@ void evaluate(const Case& c) {
     const auto biases = noise(maps), head = noise(c.outputs * channels), head_biases = noise(c.outputs);
     std::vector<float> windows;
     for (int k = 0; k < c.inputs; k++) windows.insert(windows.end(), {-2, 2, 0, 1.5});
-    void* network = msd_create(c.inputs, c.outputs, maps, c.width, c.dimensions, c.reflected, dilations.data(), weights.data(),
-                               biases.data(), head.data(), head_biases.data(), windows.data());
+    void* network =
+        msd_create(c.inputs, c.outputs, maps, c.width, c.dimensions, c.reflected, dilations.data(), weights.data(),
+                   biases.data(), head.data(), head_biases.data(), windows.data());
     const int64_t plane = int64_t{c.shape[1]} * c.shape[2], voxels = c.shape[0] * plane;
     const auto block = noise(c.inputs * voxels);
     const int64_t strides[4] = {4 * voxels, 4 * plane, 4 * c.shape[2], 4};

@@ -1,6 +1,7 @@
 """The native engine against the definition of its network in float64: every instruction set, shape, padding, thread."""
 
 import gc
+import json
 import multiprocessing
 import os
 import platform
@@ -16,18 +17,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import msd
+from samples import cells, msd, write_tiff
 
 import hatch_build
 from medhpc import engine as engines
-from medhpc.engine import BlockTooLarge, native
+from medhpc.cli.main import run_here
+from medhpc.engine import BlockTooLarge, TorchEngine, native
 from medhpc.engine.native import NativeEngine, library, usable_variants
 from medhpc.engine.reference import by_definition
 from medhpc.errors import NetworkMismatch, NoEngine
+from medhpc.infer import infer
 from medhpc.nets import MSD, Identity
+from medhpc.tiling import tile
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "medhpc" / "engine" / "native" / "src"
+CPU = torch.device("cpu")
 TOLERANCE = 1e-5  # of the largest score
 
 built = pytest.mark.skipif(not usable_variants(), reason=f"no native engine: {library.why_not_built()}")
@@ -209,6 +214,36 @@ def test_an_engine_that_cannot_be_had_is_refused(monkeypatch):
     with pytest.raises(NoEngine, match="no C\\+\\+ compiler"):
         engines.load(msd(), name="native")
     assert engines.load(msd(), device="cpu").name == "torch"
+
+
+def test_a_run_is_computed_by_the_engine_of_its_plan(tmp_path, monkeypatch, quick_measure):
+    volume = write_tiff(tmp_path / "volume.tif", cells((12, 20, 20)))
+    network, run = msd(), tmp_path / "run"
+    plan = tile(volume, run, network=network, engine="torch", device="cpu", threads=1, tile=(12, 20, 10), halo="exact")
+    assert plan.cost.engine == "torch"
+    names = []
+    monkeypatch.setattr(engines, "load", lambda network, *, name, **_: names.append(name) or TorchEngine(network, CPU))
+    assert infer(run, network=network).computed == 2
+    assert names == ["torch"]
+
+
+@built
+def test_a_machine_without_the_engine_of_the_plan_says_so(tmp_path, monkeypatch, quick_measure):
+    volume = write_tiff(tmp_path / "volume.tif", cells((12, 20, 20)))
+    network, run = msd(), tmp_path / "run"
+    assert tile(volume, run, network=network, device="cpu", threads=1, halo=2).cost.engine == "native"
+    monkeypatch.setattr(native.engine, "why_not_built", lambda: "no compiler was found")
+    with pytest.raises(NoEngine, match="'native' cannot be used here: no compiler was found; plan with --engine torch"):
+        infer(run, network=network, device="cpu")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_lists_every_engine(as_json, capsys):
+    assert run_here(["engines", "--depth", "2", "--threads", "1", *["--json"] * as_json]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in engines.NAMES)
+    if as_json:
+        assert {each["engine"] for each in json.loads(out)["engines"]} == set(engines.NAMES)
 
 
 @built

@@ -61,16 +61,19 @@ struct Maps {
 
 class TileOfPass {
    public:
-    TileOfPass(const Maps& maps, const Architecture& net, const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch)
+    // next: the tile that this thread computes after this one, if there is one.
+    TileOfPass(const Maps& maps, const Architecture& net, const Pass& pass, const Tile& tile, const Tile* next,
+               Scratch& scratch)
         : maps_(maps), net_(net), pass_(pass), tile_(tile), next_(next), scratch_(scratch) {
         halo_ = static_cast<int>(round_up(pass.dilation, LANES));
         source_stride_ = tile.vectors * LANES + 2 * halo_;
         end_ = tile.x + tile.vectors * LANES;
         component_stride_ = pass.sources * source_stride_ + SKEW;
         for (int i = 0; i < tile.z.points; i++)
-            for (int j = 0; j < tile.y.points; j++)
-                places_[i * tile.y.points + j] = (tile.z.start + i * pass.dilation) * maps.layout.plane +
-                                                 (tile.y.start + j * pass.dilation) * maps.layout.row + tile.x;
+            for (int j = 0; j < tile.y.points; j++) {
+                const int z = tile.z.start + i * pass.dilation, y = tile.y.start + j * pass.dilation;
+                places_[i * tile.y.points + j] = z * maps.layout.plane + y * maps.layout.row + tile.x;
+            }
     }
 
     template <int MZ, int MY>

@@ -1,7 +1,7 @@
 // Where the voxels of all maps lie: maps of planes (z) of rows (y) of voxels (x), each row up to a full cache line.
 //
-// Convolution reads outside the volume. No such voxel is stored: in z and y, rows outside are other rows (reflection) or
-// one row of zeros, by pointer; in x, the transformed rows of a tile are continued while they are in cache.
+// Convolution reads outside the volume. No such voxel is stored: in z and y, rows outside are other rows (reflection)
+// or one row of zeros, by pointer; in x, the transformed rows of a tile are continued while they are in cache.
 // Rows are an odd number of cache lines, planes and maps are off powers of two, or rows of a tile would fall into the
 // same few sets of the cache.
 #pragma once

@@ -12,10 +12,11 @@ enum Outcome { DONE = 0, NO_MEMORY = 1 };
 }
 
 // Weights as in Architecture and Head; windows: (low, high, middle, scale) of each input. Null: no memory.
-PUBLIC void* msd_create(int inputs, int outputs, int maps, int width, int dimensions, int reflected, const int* dilations,
-                        const float* weights, const float* biases, const float* head_weights, const float* head_biases,
-                        const float* windows) try {
-    const Architecture architecture{inputs, outputs, maps, width, dimensions, reflected != 0, dilations, weights, biases};
+PUBLIC void* msd_create(int inputs, int outputs, int maps, int width, int dimensions, int reflected,
+                        const int* dilations, const float* weights, const float* biases, const float* head_weights,
+                        const float* head_biases, const float* windows) try {
+    const Architecture architecture{inputs,         outputs,   maps,    width, dimensions,
+                                    reflected != 0, dilations, weights, biases};
     const Head head{inputs + maps, outputs, head_weights, head_biases};
     return new Network(architecture, head, reinterpret_cast<const Window*>(windows));
 } catch (const std::bad_alloc&) {
@@ -46,8 +47,8 @@ PUBLIC double msd_peak(long rounds) { return measured_peak(rounds); }
 // 0: this processor cannot run what this library was compiled for.
 PUBLIC int msd_runs_here() {
 #if defined(__AVX512F__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 #elif defined(__AVX2__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else

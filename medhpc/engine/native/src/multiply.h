@@ -1,13 +1,13 @@
 // Operation 2 of 3: in one Winograd component, what all source maps give to a group of target maps.
 //
-//     product[target][x] = sum over maps and the three x taps of weight[map][tap][target] * source[map][x + (tap - 1) s]
+//     product[target][x] = sum over maps and three taps in x of weight[map][tap][target] * source[map][x + (tap - 1) s]
 //
 // Loops: blocks of COLUMNS vectors of x; maps; taps; targets. K = 3 x 10 maps is short, but nothing is stored before
 // its end.
-// Registers: TARGETS x COLUMNS sums, COLUMNS source vectors, one weight: (TARGETS + 1) COLUMNS + 1 <= all of them. With
-// 32 registers 9 or 8 or 7 x 3, 6 x 4, 5 x 5, up to 4 x 6; with 16 registers 6 or 5 x 2, 4 or 3 x 3, 2 x 5, 1 x 6.
-// Each source vector is loaded once for up to 9 multiply-adds, each weight for 3 or more, so that arithmetic is the limit.
-// Memory latency hides here: each map's turn asks for some cache lines that the output transform and the next tile want.
+// Registers: TARGETS x COLUMNS sums, COLUMNS source vectors, one weight: (TARGETS + 1) COLUMNS + 1 <= all of them.
+// With 32 registers 9 or 8 or 7 x 3, 6 x 4, 5 x 5, up to 4 x 6; with 16 registers 6 or 5 x 2, 4 or 3 x 3, 2 x 5, 1 x 6.
+// Each source vector is loaded once for up to 9 multiply-adds, each weight for 3 or more: arithmetic is the limit.
+// Memory latency hides here: each map's turn asks for some cache lines that the next operation and tile want.
 #pragma once
 
 #include <algorithm>
@@ -59,7 +59,8 @@ void multiply(const Product& p, const Wanted& wanted) {
         }
     }
     UNROLLED for (int target = 0; target < TARGETS; target++) {
-        UNROLLED for (int x = 0; x < COLUMNS; x++) store(p.product + target * p.product_stride + x * LANES, sums[target][x]);
+        float* product = p.product + target * p.product_stride;
+        UNROLLED for (int x = 0; x < COLUMNS; x++) store(product + x * LANES, sums[target][x]);
     }
 }
 

@@ -18,7 +18,7 @@ inline double thread_seconds() {
 inline double measured_peak(long rounds) {
     constexpr int SUMS = 12;
     Vector sums[SUMS], factor = broadcast(0.999f), part = broadcast(0.001f);
-    UNROLLED for (int k = 0; k < SUMS; k++) sums[k] = broadcast(static_cast<float>(k));  // equal sums would be made once only
+    UNROLLED for (int k = 0; k < SUMS; k++) sums[k] = broadcast(static_cast<float>(k));  // equal ones would be merged
     keep_in_register(factor);
     keep_in_register(part);
     const double began = thread_seconds();

@@ -47,8 +47,8 @@ struct Pass {
     bool starts() const { return first_source == 0; }
 };
 
-inline std::vector<float> transformed_weights(const Architecture& net, const Pass& pass, const std::vector<int>& targets,
-                                              int outputs_z, int outputs_y) {
+inline std::vector<float> transformed_weights(const Architecture& net, const Pass& pass,
+                                              const std::vector<int>& targets, int outputs_z, int outputs_y) {
     const int taps_z = net.dimensions == 3 ? 3 : 1;
     std::vector<float> weights;
     for (int i = 0; i < components(outputs_z); i++)

@@ -1,7 +1,8 @@
 // Operation 3 of 3: the products of one target back from Winograd components to a tile of voxels, added to its sums.
 //
 // Loops: vectors of x; columns in y; rows in z. Registers: 4 z results x 6 y columns (24) and temporaries.
-// A target's sums live where its map will be. The first part that arrives starts them at the bias; after the last, ReLU.
+// A target's sums live where its map will be. The first part that arrives starts them at the bias; after the last,
+// ReLU.
 #pragma once
 
 #include "winograd.h"
