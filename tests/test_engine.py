@@ -1,5 +1,8 @@
 """The reference engine: arrays in, arrays out, and honest about memory."""
 
+import math
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from samples import msd
 from torch import nn
 
 from medhpc import engine as engines
-from medhpc.engine import BlockTooLarge
+from medhpc.engine import BlockTooLarge, threads
 from medhpc.errors import BadOption, MedhpcError, NoDevice
 from medhpc.nets import Foreign, Identity
 
@@ -168,3 +171,23 @@ def test_no_threads_are_refused(threads):
 
 def test_as_many_threads_as_asked_for():
     assert engines.load(Identity(), device="cpu", threads=1).threads == torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(("given", "expected"), [("1", 1), ("4", 4), ("99", 8), ("", 8), ("many", 8)])
+def test_threads_are_those_of_the_task(given, expected, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "_quota", lambda: math.inf)
+    assert threads.usable_threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("odd", 8), (None, 8)]
+)
+def test_threads_are_not_more_than_the_control_group_allows(text, expected, tmp_path, monkeypatch):
+    if text:
+        (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert threads.usable_threads() == expected

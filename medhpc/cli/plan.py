@@ -69,7 +69,7 @@ def _trust(plan: Summary) -> str:
     """How far the halo can be relied on."""
     samples = f"{plan['halo_samples']} samples against a context of {plan['halo_context']} voxels"
     return {
-        "exact": "exact: tiled and un-tiled results are equal",
+        "exact": "exact: tiled and un-tiled results are equal up to rounding",
         "measured": f"an estimate from {samples}",
         "given": f"as asked; its error is an estimate from {samples}",
         "extrapolated": f"extrapolated from {samples}",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from medhpc.engine.base import Engine
 from medhpc.engine.native import NativeEngine, why_not_native
 from medhpc.engine.pytorch import TorchEngine
 from medhpc.engine.reference import ReferenceEngine
+from medhpc.engine.threads import usable_threads
 from medhpc.errors import BadOption, NoDevice, NoEngine
 from medhpc.nets import MSD
 
@@ -41,7 +40,7 @@ def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", 
         raise BadOption(f"threads is {threads}, expected at least 1")
     if name != "auto" and name not in NAMES:
         raise BadOption(f"engine '{name}' is not one of auto, {', '.join(NAMES)}")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_threads()
     torch.set_num_threads(threads)
     if name == "reference":
         _check(name, device, "" if isinstance(network, MSD) else "it evaluates MS-D networks only")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from medhpc.engine.base import Engine
 from medhpc.engine.choice import NAMES, load
 from medhpc.engine.native import usable_variants, why_not_native
 from medhpc.engine.native.library import load_library
+from medhpc.engine.threads import usable_threads
 from medhpc.geometry import Index
 from medhpc.nets import MSD
 
@@ -87,7 +87,7 @@ def processor_seconds(engine: Engine, block: np.ndarray, rounds: int = 3) -> tup
 
 
 def _measured(name: str, network: MSD, shape: Index, threads: int | None, peak: float | None) -> Speed:
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_threads()
     variant = usable_variants()[0] if name == "native" and usable_variants() else ""
     why_not = why_not_native(network) if name == "native" else ""
     if why_not:

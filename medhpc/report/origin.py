@@ -28,7 +28,7 @@ def halo(facts: Facts) -> Html:
         for row in plan.halo.table
     ]
     how = {
-        "exact": "exact: tiled and un-tiled results are equal",
+        "exact": "exact: tiled and un-tiled results are equal up to rounding",
         "measured": f"measured on {plan.halo.samples} samples against a context of {plan.halo.context} voxels",
         "given": "as asked for",
         "extrapolated": f"extrapolated from {plan.halo.samples} samples",

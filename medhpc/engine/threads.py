@@ -1,0 +1,40 @@
+"""How many threads this process may keep busy."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_threads() -> int:
+    """The least of: cores this process may run on, cores that SLURM gave its task, quotas of its control groups."""
+    found = [float(len(os.sched_getaffinity(0))), _quota()]
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdecimal():
+        found.append(int(given))
+    return max(1, math.floor(min(found)))
+
+
+def _quota() -> float:
+    """Cores by the tightest ``cpu.max`` of this process's control group and those around it (version 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for line in lines:
+        if line.startswith("0::/"):
+            group = Path(line.removeprefix("0::/"))
+            quotas += [_quota_of(CGROUPS / folder) for folder in (group, *group.parents)]
+    return min(quotas)
+
+
+def _quota_of(folder: Path) -> float:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # the root has none; version 1 has another file
+        return math.inf
+    return math.inf if quota == "max" else int(quota) / int(period)
