@@ -1,9 +1,9 @@
 """MS-D networks on one CPU: medhpc's native engine against PyTorch, OpenVINO and ONNX Runtime.
 
-All evaluate the same network on the same block in one process, in turn; what counts is the processor time of the
-process, and its median. GF/s are operations of the direct convolution, two a parameter and voxel, so that Winograd can
-exceed the peak; the peak is that of multiply-adds in registers, measured between the others for each instruction set.
-Peers that are not installed are left out.
+All evaluate the same network on the same block in turn, each in a process of its own; what counts is the processor
+time of the evaluation alone, and its median. GF/s are operations of the direct convolution, two a parameter and voxel,
+so that Winograd can exceed the peak; the peak is that of multiply-adds in registers, measured between the others for
+each instruction set. Peers that are not installed are left out.
 
 Claims: the native engine is 70 x faster than PyTorch as a user writes it on the network of 100,000 parameters (3D,
 depth 85, 96 x 96 x 96 voxels), and within 1e-5 of the definition in float64.
@@ -16,7 +16,7 @@ import importlib.util
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from benchmarks import engine_peers as peers
+from benchmarks.child import Outcome, in_child
 from benchmarks.measure import RESULTS, publish, table
 from benchmarks.measure import shape as read_shape
-from medhpc.engine.native import usable_variants
+from medhpc.engine.native import VARIANTS, usable_variants
 from medhpc.engine.speed import measured_peak
 from medhpc.geometry import Index
 from medhpc.nets import MSD
@@ -38,9 +39,18 @@ NETS: Mapping[str, tuple[int, int, Index]] = {  # ndim, depth, block
     "3D depth 30": (3, 30, (96, 96, 96)),
     "2D depth 100": (2, 100, (1, 512, 512)),
 }
-SLOW = ("PyTorch", "OpenVINO", "OpenVINO bf16", "ONNX Runtime")
-"""Peers of which a round takes a minute: they take part in the first rounds only."""
-SLOW_ROUNDS = 2
+WAYS: Mapping[str, Callable[[MSD, int], peers.Evaluate]] = {
+    "native": peers.native,
+    **{f"native {variant}": partial(peers.native, variant=variant) for variant in VARIANTS},
+    "torch": peers.torch_engine,
+    "PyTorch": peers.torch_cat,
+    "ONNX Runtime": peers.onnx_runtime,
+    "OpenVINO": peers.openvino,
+    "OpenVINO bf16": partial(peers.openvino, precision="bf16"),
+}
+SLOW = ("PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO bf16")
+"""Peers that take up to a minute: they take part in the first rounds only."""
+SLOW_ROUNDS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +60,25 @@ class Result:
     cpu_seconds: float
     gflops: float
     of_peak: float  # of the instruction set that it uses; of the best one for peers
-    error: float  # largest difference to the native engine, over the largest score
+    peak_mib: float  # of memory, beyond what the imports take
+    difference: float  # largest, to the native engine, over the largest score
+
+    def cells(self) -> tuple[str, ...]:
+        """For a row of a table."""
+        peak, memory = f"{100 * self.of_peak:.0f} %", f"{self.peak_mib:.0f}"
+        return f"{self.cpu_seconds:.3f}", f"{self.gflops:.1f}", peak, memory, f"{self.difference:.1e}"
 
 
 def main() -> None:
     arguments = _arguments()
     results, peaks = {}, {}
     for name in arguments.nets.split(","):
-        ndim, depth, shape = NETS[name]
-        shape = arguments.shape or shape
-        results[name], peaks[name] = measure(random_network(depth, ndim), shape, arguments.rounds, arguments.threads)
-        rows = [
-            (way, f"{r.cpu_seconds:.3f}", f"{r.gflops:.1f}", f"{100 * r.of_peak:.0f} %", f"{r.error:.1e}")
-            for way, r in results[name].items()
-        ]
+        shape = arguments.shape or NETS[name][2]
+        ways = [way for way in installed_ways() if not arguments.ways or way in arguments.ways.split(",")]
+        results[name], peaks[name] = measure(name, shape, ways, arguments.rounds, arguments.threads)
+        rows = [(way, *result.cells()) for way, result in results[name].items()]
         print(f"{name}, {' x '.join(map(str, shape))} voxels, threads: {arguments.threads}")
-        print(table(("way", "CPU seconds", "GF/s", "of peak", "difference"), rows))
+        print(table(("way", "CPU seconds", "GF/s", "of peak", "MiB", "difference"), rows))
         for way, ratio in _ratios(results[name]).items():
             print(f"{way} / native: {ratio:.1f}")
     content = {
@@ -78,53 +91,63 @@ def main() -> None:
     publish(arguments.results, "engine" if arguments.threads == 1 else f"engine-{arguments.threads}", content)
 
 
-def measure(network: MSD, shape: Index, rounds: int, threads: int) -> tuple[dict[str, Result], dict[str, float]]:
+def measure(
+    net: str, shape: Index, ways: Sequence[str], rounds: int, threads: int
+) -> tuple[dict[str, Result], dict[str, float]]:
     """Every way in turn, with the peaks between them; the results, and the peaks in GF/s."""
-    ways = _ways(network, threads)
-    block = np.random.default_rng(0).normal(size=(network.in_channels, *shape)).astype(np.float32)
-    expected = ways["native"](block)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    found: dict[str, list[Outcome]] = {way: [] for way in ways}
     peaks: dict[str, list[float]] = {variant: [] for variant in usable_variants()}
-    errors = {}
     for turn in range(rounds):
-        for way, evaluate in ways.items():
+        for way in ways:
             if turn < SLOW_ROUNDS or way not in SLOW:
-                began = time.process_time()
-                found = evaluate(block)
-                seconds[way].append(time.process_time() - began)
-                errors[way] = float(np.abs(found - expected).max() / np.abs(expected).max())
-        for variant, found_peaks in peaks.items():
-            found_peaks.append(measured_peak(variant) / 1e9)
-    peak = {variant: statistics.median(found_peaks) for variant, found_peaks in peaks.items()}
-    flops = network.n_flops(math.prod(shape)) / 1e9
+                found[way].append(in_child(evaluate, net, shape, way, threads))
+        for variant, measured in peaks.items():
+            measured.append(measured_peak(variant) / 1e9)
+    peak = {variant: statistics.median(measured) for variant, measured in peaks.items()}
+    expected = found["native"][0].value[1]
+    flops = network_of(net).n_flops(math.prod(shape)) / 1e9
     results = {}
-    for way, times in seconds.items():
-        took = statistics.median(times)
+    for way, outcomes in found.items():
+        took = statistics.median(outcome.value[0] for outcome in outcomes)
         variant = way.removeprefix("native ") if way.startswith("native ") else usable_variants()[0]
         results[way] = Result(
-            cpu_seconds=took, gflops=flops / took, of_peak=flops / took / peak[variant], error=errors[way]
+            cpu_seconds=took,
+            gflops=flops / took,
+            of_peak=flops / took / peak[variant],
+            peak_mib=statistics.median((outcome.peak - outcome.idle) / 2**20 for outcome in outcomes),
+            difference=float(np.abs(outcomes[0].value[1] - expected).max() / np.abs(expected).max()),
         )
     return results, peak
 
 
-def random_network(depth: int, ndim: int) -> MSD:
-    """A network whose scores are not zero."""
+def evaluate(net: str, shape: Index, way: str, threads: int) -> tuple[float, np.ndarray]:
+    """Processor seconds of one evaluation, and the scores; in a process of its own, for its memory."""
+    network = network_of(net)
+    run = WAYS[way](network, threads)
+    block = np.random.default_rng(0).normal(size=(network.in_channels, *shape)).astype(np.float32)
+    if way != "PyTorch":  # has nothing to prepare, and takes a minute
+        run(block)
+    began = time.process_time()
+    scores = run(block)
+    return time.process_time() - began, scores
+
+
+def network_of(net: str) -> MSD:
+    """A network of random weights, whose scores are not zero."""
+    ndim, depth, _ = NETS[net]
     torch.manual_seed(0)
     network = MSD(1, 2, depth, ndim=ndim).eval()
     torch.nn.init.normal_(network.head_weight, std=0.1)
     return network.requires_grad_(False)
 
 
-def _ways(network: MSD, threads: int) -> dict[str, peers.Evaluate]:
-    made: dict[str, Callable[[MSD, int], peers.Evaluate]] = {"native": peers.native, "torch": peers.torch_engine}
-    made |= {f"native {v}": partial(peers.native, variant=v) for v in usable_variants()[1:]}
-    made["PyTorch"] = peers.torch_cat
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        made["ONNX Runtime"] = peers.onnx_runtime
-    if importlib.util.find_spec("openvino") and importlib.util.find_spec("onnx"):
-        made["OpenVINO"] = peers.openvino
-        made["OpenVINO bf16"] = partial(peers.openvino, precision="bf16")
-    return {way: make(network, threads) for way, make in made.items()}
+def installed_ways() -> list[str]:
+    """The native engine with each instruction set, medhpc's fallback, and the peers that are installed."""
+    here = {"native", "torch", "PyTorch", *(f"native {variant}" for variant in usable_variants()[1:])}
+    if importlib.util.find_spec("onnx"):
+        here |= {"ONNX Runtime"} if importlib.util.find_spec("onnxruntime") else set()
+        here |= {"OpenVINO", "OpenVINO bf16"} if importlib.util.find_spec("openvino") else set()
+    return [way for way in WAYS if way in here]
 
 
 def _ratios(results: Mapping[str, Result]) -> dict[str, float]:
@@ -135,9 +158,10 @@ def _ratios(results: Mapping[str, Result]) -> dict[str, float]:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", default=",".join(NETS), help=f"of {', '.join(NETS)} (default all)")
+    parser.add_argument("--ways", help=f"of {', '.join(WAYS)} (default all that are installed)")
     parser.add_argument("--size", dest="shape", type=read_shape, help="voxels, Z,Y,X, instead of the network's own")
     parser.add_argument("--threads", type=int, default=1, help="(default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default 5; slow peers twice)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is run (default 5; slow peers once)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default benchmarks/results)")
     parser.add_argument("--scratch", type=Path, help="not used")
     return parser.parse_args()

@@ -144,15 +144,16 @@ class TileOfPass {
 
     void multiply_all(const Group& group, int count) {
         const int targets = static_cast<int>(group.targets.size());
-        const std::vector<int> parts = divided(tile_.vectors, most_columns(targets));
-        const int calls = count * static_cast<int>(parts.size()), rows = scratch_.wanted_rows;
+        const int parts = (tile_.vectors + most_columns(targets) - 1) / most_columns(targets);
+        const int calls = count * parts, rows = scratch_.wanted_rows;
         const float* weights = group.weights[tile_.z.points == 4][tile_.y.points == 4].data();
         const ptrdiff_t weights_stride = pass_.sources * 3 * targets;
         const int lines = (std::min(tile_.vectors * LANES + 2 * halo_, maps_.layout.width) + LINE - 1) / LINE;
         int call = 0;
         for (int k = 0; k < count; k++) {
             ptrdiff_t x = 0;
-            for (int columns : parts) {
+            for (int part = 0; part < parts; part++) {
+                const int columns = (tile_.vectors + part) / parts;
                 const int from = rows * call / calls, to = rows * (call + 1) / calls;
                 const Product product{scratch_.transformed.floats + k * component_stride_ + halo_ + x,
                                       source_stride_,

@@ -27,7 +27,7 @@ inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(
 inline Vector load_anywhere(const float* from) { return *reinterpret_cast<const AnywhereVector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 inline void store_anywhere(float* to, Vector value) { *reinterpret_cast<AnywhereVector*>(to) = value; }
-inline Vector at_least_zero(Vector value) { return value > 0.0f ? value : Vector{}; }
+inline Vector at_least_zero(Vector value) { return value < 0.0f ? Vector{} : value; }  // NaN stays
 
 inline Vector reversed(Vector value) {
     using Order = int __attribute__((vector_size(4 * LANES)));
