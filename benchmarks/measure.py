@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.child import Outcome
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("medhpc", "torch", "numpy", "zarr", "dask", "tifffile", "monai")
+LIBRARIES = ("medhpc", "torch", "numpy", "zarr", "dask", "tifffile", "monai", "onnxruntime", "openvino")
 
 
 def alternate(jobs: Mapping[str, Callable[[], Outcome]], rounds: int) -> dict[str, list[Outcome]]:

@@ -51,7 +51,7 @@ class Network {
         std::unique_ptr<Memory> other;
         Call call(*this, block, kind, result, threads, mine ? kept_ : other);
         Team team;
-        Team::run(threads, team, [&](int member) { call.work(member, team); });
+        team.run(threads, [&](int member) { call.work(member, team); });
     }
 
    private:

@@ -16,21 +16,21 @@ class Team {
    public:
     // Call work(member) on `size` threads, this one included; on fewer where the system refuses more.
     template <typename Work>
-    static void run(int size, Team& team, const Work& work) {
+    void run(int size, const Work& work) {
         std::vector<std::thread> others;
         others.reserve(size);
         {
-            std::lock_guard<std::mutex> not_before_the_size_is_known(team.mutex_);
+            std::lock_guard<std::mutex> not_before_the_size_is_known(mutex_);
             try {
                 while (static_cast<int>(others.size()) + 1 < size) {
-                    others.emplace_back([&team, &work, member = static_cast<int>(others.size()) + 1] {
-                        { std::lock_guard<std::mutex> size_is_known(team.mutex_); }
+                    others.emplace_back([this, &work, member = static_cast<int>(others.size()) + 1] {
+                        { std::lock_guard<std::mutex> size_is_known(mutex_); }
                         work(member);
                     });
                 }
-            } catch (const std::system_error&) {
+            } catch (const std::system_error&) {  // no more threads: these will do
             }
-            team.size_ = static_cast<int>(others.size()) + 1;
+            size_ = static_cast<int>(others.size()) + 1;
         }
         work(0);
         for (std::thread& thread : others) thread.join();
