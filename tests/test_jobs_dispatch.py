@@ -164,6 +164,18 @@ def test_a_controller_that_stays_down_leaves_a_chain_that_is_made_whole_later(ru
     assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
 
 
+def test_a_chain_that_was_cut_short_is_not_continued_for_another_result(run, controller):
+    controller.answers, controller.looks = ["", "down"], ["", *["down"] * 1000]
+    with pytest.raises(SlurmDown):
+        submit(prepared(run), patience=0.05)
+    controller.looks = []
+    with pytest.raises(RunBusy, match="out.tif, was cut short"):
+        submit(prepare_run(run, run.parent / "other.tif", stitch_options=("--as", "raw"), site=SITE))
+    told = []
+    submit(prepared(run), progress=told.append)
+    assert "cut short" in told[0] and len(controller.queue) == 4
+
+
 def test_a_job_whose_id_was_not_written_down_is_found(run, controller):
     submit(prepared(run))
     [whole] = submissions(run)
@@ -292,6 +304,19 @@ def test_volumes_of_one_name_are_refused(tmp_path, controller):
         write_tiff(tmp_path / folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
     with pytest.raises(BadOption, match="would both be"):
         prepare_volumes([tmp_path / "a/v.tif", tmp_path / "b/v.tif"], tmp_path, network="identity", site=SITE)
+
+
+def test_small_volumes_get_few_tasks(tmp_path, controller):
+    for name in ("a", "b"):
+        write_tiff(tmp_path / f"{name}.tif", np.zeros((4, 8, 8), np.uint16))
+    found = prepare_volumes([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path, network="identity", site=SITE)
+    assert {step.name: step.tasks for step in found.submission.steps} == {
+        "plan": 2,
+        "infer-0": 2,
+        "repair-1": 1,
+        "repair-2": 1,
+        "stitch": 2,
+    }
 
 
 # --- without a cluster ---------------------------------------------------------------------------

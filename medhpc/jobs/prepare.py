@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import shutil
 import sys
@@ -28,7 +29,8 @@ HEADROOM = 1.15  # of memory: what the measure did not see
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
 PLAN_SECONDS = 1800
-TASKS_UNPLANNED = 64  # where the number of tiles is not known yet
+TASKS_UNPLANNED = 64  # at most, where the number of tiles is not known yet
+VOXELS_UNPLANNED = 2**26  # for one task, then
 TASK_TIMES_UNPLANNED = 4  # ... nor what they cost: time limit over target time
 
 
@@ -212,7 +214,7 @@ def prepare_volumes(
     _check(cluster, target_seconds, rounds, concurrent)
     site = load_site()[0] if site is None else site
     partition, ceiling = ceiling_of(site, cluster)
-    targets = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
+    targets, voxels = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
     asked = Resources(
         cpus=cpus or site.cpus or os.cpu_count() or 1,
         gpus=gpus or 0,
@@ -221,7 +223,7 @@ def prepare_volumes(
         warning=int(max(60, target_seconds / 10)),
     )
     given = ceiling.cut(asked)
-    sharing = _tasks_unplanned(tasks, len(targets), rounds, ceiling)
+    sharing = _tasks_unplanned(tasks or _tasks_for(voxels, len(targets)), len(targets), rounds, ceiling)
     packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=max(1, min(sharing // 4, 32)), infer=given)
     place = Path(folder).resolve() if folder else Path(out_dir).resolve() / JOBS / new_id()
     machine = _machine(given)
@@ -265,12 +267,12 @@ def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | N
         raise BadOption(f"{concurrent} tasks at a time, expected 1 or more")
 
 
-def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> list[Target]:
+def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> tuple[list[Target], int]:
     names: dict[str, str] = {}
-    targets = []
+    targets, voxels = [], 0
     for volume in map(str, volumes):
-        with open_volume(volume):  # now, not in a job at night
-            pass
+        with open_volume(volume) as opened:  # now, not in a job at night
+            voxels += math.prod(opened.shape)
         name = name_of(volume)
         if name in names:
             raise BadOption(
@@ -286,7 +288,7 @@ def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: 
                 volume="" if (run / "plan.json").exists() else _absolute(volume),
             )
         )
-    return targets
+    return targets, voxels
 
 
 def name_of(volume: str) -> str:
@@ -302,11 +304,17 @@ def name_of(volume: str) -> str:
     return f"{stem}_{inside.replace('/', '_')}" if inside else stem
 
 
-def _tasks_unplanned(asked: int | None, volumes: int, rounds: int, ceiling: Ceiling) -> int:
-    most = TASKS_UNPLANNED if ceiling.jobs is None else ceiling.jobs - 2 * volumes - 32 * rounds
+def _tasks_for(voxels: int, volumes: int) -> int:
+    """How many tasks share volumes that are not planned yet: what a tile costs is not known."""
+    return min(TASKS_UNPLANNED, max(volumes, math.ceil(voxels / VOXELS_UNPLANNED)))
+
+
+def _tasks_unplanned(asked: int, volumes: int, rounds: int, ceiling: Ceiling) -> int:
+    """As many tasks as asked for, as far as they fit into the limit on jobs."""
+    most = asked if ceiling.jobs is None else ceiling.jobs - 2 * volumes - 32 * rounds
     if most < 1:
         raise BadOption(f"only {ceiling.jobs} more jobs fit into your limit on jobs in the queue; submit fewer volumes")
-    return min(asked or TASKS_UNPLANNED, most) if ceiling.jobs is not None else asked or TASKS_UNPLANNED
+    return min(asked, most)
 
 
 def _machine(resources: Resources) -> tuple[str, ...]:
