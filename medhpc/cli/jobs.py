@@ -252,9 +252,9 @@ def _print_scripts(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         show.as_json({"packing": prepared.packing.as_dict(), "scripts": texts})
         return
-    show.fields(_described(prepared))
     for name, text in texts.items():
-        click.echo(f"\n----- {name} -----\n{text}", nl=False)
+        click.echo(f"----- {name} -----\n{text}")
+    show.fields(_described(prepared))
 
 
 def _described(prepared: Prepared) -> dict[str, str]:
