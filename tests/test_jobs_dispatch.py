@@ -393,6 +393,15 @@ def test_what_was_submitted_or_cancelled_is_asked_for_anew(run, controller, monk
     assert len(live.live(Run(run)).jobs) == 4
 
 
+def test_status_names_the_command_that_goes_on(run, controller, capsys):
+    from medhpc.cli.main import run_here
+
+    submit(prepared(run))
+    controller.queue.clear()
+    assert run_here(["status", str(run)]) == 0
+    assert f"next  medhpc submit {run} --out {run.parent}/out.tif --as raw\n" in capsys.readouterr().out
+
+
 def test_no_answer_is_unknown(run, controller):
     submit(prepared(run))
     controller.looks = ["down"]
