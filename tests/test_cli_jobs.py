@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,3 +78,11 @@ def test_without_slurm_script_says_so(run, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     code, _, told = called(capsys, "script", "a run", "--out", "o.tif", "--as", "raw", "--to", "scripts")
     assert code == 2 and "no SLURM here" in told and not (run.parent / "scripts").exists()
+
+
+def test_cancel_says_whose_jobs_ended(run, capsys, monkeypatch):
+    words = ("v.tif", "--network", "identity", "--out-dir", "res", "--store", "raw", "--as", "raw", "--suffix", ".tif")
+    shutil.copy("v.tif", "w.tif")
+    assert called(capsys, "submit", "w.tif", *words, "--cluster", "debug")[0] == 0
+    monkeypatch.setattr("medhpc.jobs.cancel", lambda run: ["7", "8"])
+    assert "the jobs of 2 runs" in called(capsys, "cancel", "res/v.run")[1]

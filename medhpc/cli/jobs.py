@@ -140,8 +140,12 @@ def cancel(run: str, as_json: bool) -> None:
     ended = jobs.cancel(run)
     if as_json:
         show.as_json({"run": run, "cancelled": ended})
-    else:
-        click.echo(f"ended: {', '.join(ended)}" if ended else f"{run} has no live jobs")
+        return
+    click.echo(f"ended: {', '.join(ended)}" if ended else f"{run} has no live jobs")
+    chains = jobs.submissions(run)[-1:] if ended else []
+    together = {target.run for chain in chains for step in chain.steps for target in step.targets}
+    if len(together) > 1:
+        click.echo(f"these were the jobs of {len(together)} runs; medhpc submit with the same volumes goes on with all")
 
 
 def _prepare(
