@@ -234,6 +234,11 @@ def test_tasks_get_what_the_node_has_and_it_is_said(run, controller):
     assert len(found.notes) == 2
 
 
+def test_gpus_that_no_node_has_are_refused(run, controller):
+    with pytest.raises(BadOption, match="nodes of 'day' have 0"):
+        prepared(run, gpus=1)
+
+
 def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
     assert "samples" in prepared(run).cost.source
     infer(run, tiles="0:4")

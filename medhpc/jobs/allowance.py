@@ -67,6 +67,7 @@ def ceiling_of(site: Site, cluster: str) -> tuple[str, Ceiling]:
         most -= sum(max(1, len(job.indices)) for job in my_jobs())
     return partition.name, Ceiling(
         cpus=partition.cpus_per_node or None,
+        gpus=partition.gpus_per_node,
         memory=partition.memory_per_node or None,
         seconds=partition.max_time_seconds,
         array_size=min(sizes),
@@ -82,6 +83,19 @@ def _partition(site: Site) -> Partition:
         names = ", ".join(one.name for one in found) or "none"
         raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
     return default[0]
+
+
+def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
+    """Refuse to ask for GPUs that no node of the partition has.
+
+    Raises
+    ------
+    BadOption
+    """
+    if ceiling.gpus is not None and asked.gpus > ceiling.gpus:
+        raise BadOption(
+            f"a task cannot have {asked.gpus} GPU(s): nodes of '{partition}' have {ceiling.gpus}; choose another --partition"
+        )
 
 
 def notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:

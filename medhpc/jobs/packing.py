@@ -45,6 +45,7 @@ class Ceiling:
     """The most that one job can ask for; None where nothing is known or set."""
 
     cpus: int | None = None
+    gpus: int | None = None
     memory: int | None = None  # bytes
     seconds: int | None = None
     array_size: int | None = None  # tasks in one array

@@ -15,7 +15,7 @@ import numpy as np
 
 import medhpc
 from medhpc.errors import BadOption
-from medhpc.jobs.allowance import ceiling_of, cost_of, notes, room
+from medhpc.jobs.allowance import ceiling_of, check_gpus, cost_of, notes, room
 from medhpc.jobs.chain import Step, Target, chain
 from medhpc.jobs.packing import START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site, load_site
@@ -118,6 +118,7 @@ def prepare_run(
         memory=memory or site.memory or int(HEADROOM * cost.memory),
         seconds=0,
     )
+    check_gpus(asked, ceiling, partition)
     given = ceiling.cut(asked)
     packing = pack(
         len(missing),
@@ -222,6 +223,7 @@ def prepare_volumes(
         seconds=int(START + TASK_TIMES_UNPLANNED * target_seconds),
         warning=int(max(60, target_seconds / 10)),
     )
+    check_gpus(asked, ceiling, partition)
     given = ceiling.cut(asked)
     sharing = _tasks_unplanned(tasks or _tasks_for(voxels, len(targets)), len(targets), rounds, ceiling)
     packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=max(1, min(sharing // 4, 32)), infer=given)
