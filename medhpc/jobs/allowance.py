@@ -94,7 +94,7 @@ def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
     """
     if ceiling.gpus is not None and asked.gpus > ceiling.gpus:
         raise BadOption(
-            f"a task cannot have {asked.gpus} GPU(s): nodes of '{partition}' have {ceiling.gpus}; choose another --partition"
+            f"a task cannot have {asked.gpus} GPU(s): nodes of '{partition}' have {ceiling.gpus}; choose another"
         )
 
 
