@@ -18,8 +18,8 @@ from medhpc.errors import BadOption, RunBusy, SlurmDown
 from medhpc.jobs.chain import Step
 from medhpc.jobs.live import forget
 from medhpc.jobs.local import run_here, run_processes
-from medhpc.jobs.prepare import Prepared, here
-from medhpc.jobs.script import command_of, directives_of, driver, log_of, render, values_of
+from medhpc.jobs.prepare import Prepared
+from medhpc.jobs.script import command_of, directives_of, driver, here, log_of, render, values_of
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, my_jobs, sbatch
 from medhpc.jobs.submission import Submission, submissions

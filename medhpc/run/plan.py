@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from medhpc.errors import NotARun
 from medhpc.geometry import Box, Grid, Index, Tile, Windows
 
@@ -161,6 +163,16 @@ class Plan:
     def windows(self) -> Windows:
         """The global window grid of a blended run."""
         return Windows(self.source.shape, self.blend.window, self.blend.step)
+
+    @property
+    def computed_voxels(self) -> int:
+        """Voxels of all read boxes, or of all windows, together; more are computed where memory is short."""
+        return self.grid.read_voxels() if self.blend.mode == "none" else self.windows.voxels_touching(self.grid)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What all tiles take on the disk, before compression."""
+        return self.region.size * self.stored.channels * np.dtype(self.stored.dtype).itemsize
 
     def read_box(self, tile: Tile) -> Box:
         """The voxels that `tile` needs: its read box, or the hull of the windows that touch its write box."""

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medhpc.geometry import Grid
 from medhpc.run.plan import Plan
 from medhpc.tiling.parts import computed_in_parts
@@ -38,7 +36,6 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     grid = plan.grid
     computed = computed_voxels(plan)
     shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
-    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
     seconds = computed * plan.cost.seconds_per_voxel
     largest = min(plan.cost.block_voxels, max_read(plan))
     disk = shutil.disk_usage(folder)
@@ -74,7 +71,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
         "memory_limit_bytes": plan.cost.memory,
         "splits": splits(plan),
-        "output_bytes": stored,
+        "output_bytes": plan.stored_bytes,
         "output_files": shards,
         "free_bytes": disk.free,
         "free_inodes": os.statvfs(folder).f_favail,
@@ -108,10 +105,8 @@ def splits(plan: Plan) -> bool:
 
 
 def computed_voxels(plan: Plan) -> int:
-    """Voxels that the network computes for all tiles together."""
-    if plan.blend.mode == "none":
-        return computed_in_parts(plan.grid, plan.cost.block_voxels) if splits(plan) else plan.grid.read_voxels()
-    return plan.windows.voxels_touching(plan.grid)
+    """Voxels that the network computes for all tiles together, parts with their own halos included."""
+    return computed_in_parts(plan.grid, plan.cost.block_voxels) if splits(plan) else plan.computed_voxels
 
 
 def _margin(plan: Plan) -> tuple[int, int, int]:
