@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from samples import write_tiff
+from samples import msd, write_tiff
 
 from medhpc.errors import BadOption, DiskFull, NoSlurm, NotARun, RunBusy, SlurmDown, SubmissionRefused
 from medhpc.infer import infer
@@ -20,7 +20,8 @@ from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
 from medhpc.jobs.submission import Submission, submissions
 from medhpc.run import Run, missing
 from medhpc.run.missing import missing_tiles
-from medhpc.tiling import tile
+from medhpc.tiling import summarize, tile
+from medhpc.tiling.size import BASE
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 SITE = Site(partition="day")
@@ -120,7 +121,7 @@ def run(tmp_path):
 
 
 def prepared(run, **options):
-    return prepare_run(run, run.parent / "out.tif", stitch_options=("--as", "raw"), site=SITE, **options)
+    return prepare_run(run, run.parent / "out.tif", **({"stitch_options": ("--as", "raw"), "site": SITE} | options))
 
 
 # --- each step once ------------------------------------------------------------------------------
@@ -246,6 +247,16 @@ def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
     assert "4 tiles" in found.cost.source and found.tiles == 20
 
 
+def test_tiles_that_are_computed_in_parts_cost_what_their_parts_cost(tmp_path, controller):
+    write_tiff(tmp_path / "v.tif", np.zeros((128, 128, 128), np.uint8))
+    msd(2).save(tmp_path / "net.safetensors")
+    options = {"tile": (64, 64, 64), "halo": 48, "memory": BASE + 8 * 2**20, "device": "cpu", "threads": 1}
+    plan = tile(tmp_path / "v.tif", tmp_path / "run", network=tmp_path / "net.safetensors", **options)
+    told = summarize(plan, tmp_path / "run")
+    assert told["splits"]
+    assert prepared(tmp_path / "run").cost.seconds == pytest.approx(told["seconds_per_tile"])
+
+
 def test_nothing_is_submitted_without_room(run, controller, monkeypatch):
     usage = shutil.disk_usage(run)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
@@ -280,8 +291,6 @@ def test_without_slurm_that_is_said(run, monkeypatch):
 
 
 def test_a_module_from_python_cannot_be_submitted(tmp_path, controller):
-    from samples import msd
-
     write_tiff(tmp_path / "v.tif", np.zeros((8, 8, 8), np.uint16) + np.arange(8, dtype=np.uint16))
     tile(tmp_path / "v.tif", tmp_path / "run", network=msd(2), device="cpu", threads=1)
     with pytest.raises(BadOption, match="network file"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from typing import Any
 
 from medhpc.geometry import Grid
 from medhpc.run.plan import Plan
-from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.size import BASE
 
 ALIKE = 1.5  # voxel sizes differ by no more than this factor
@@ -34,10 +32,10 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         free_inodes, and more; bytes, seconds, voxels.
     """
     grid = plan.grid
-    computed = computed_voxels(plan)
+    computed = plan.computed_voxels
     shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
     seconds = computed * plan.cost.seconds_per_voxel
-    largest = min(plan.cost.block_voxels, max_read(plan))
+    largest = min(plan.cost.block_voxels, plan.most_read)
     disk = shutil.disk_usage(folder)
     return {
         "volume": plan.source.path,
@@ -70,7 +68,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "threads": plan.cost.threads,
         "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
         "memory_limit_bytes": plan.cost.memory,
-        "splits": splits(plan),
+        "splits": plan.splits,
         "output_bytes": plan.stored_bytes,
         "output_files": shards,
         "free_bytes": disk.free,
@@ -88,29 +86,3 @@ def advice(plan: Plan) -> list[str]:
     if plan.network.calibrated and plan.normalization.source == "volume":
         lines.append("it looks at a window of intensities: where these are calibrated (CT), use --normalize network")
     return lines
-
-
-def max_read(plan: Plan) -> int:
-    """Voxels of the largest read box."""
-    extents = (
-        min(tile + 2 * halo, length)
-        for tile, halo, length in zip(plan.tile, _margin(plan), plan.source.shape, strict=True)
-    )
-    return math.prod(extents)
-
-
-def splits(plan: Plan) -> bool:
-    """Whether a tile with its halo does not fit in the memory, so that it is computed in parts."""
-    return plan.blend.mode == "none" and max_read(plan) > plan.cost.block_voxels
-
-
-def computed_voxels(plan: Plan) -> int:
-    """Voxels that the network computes for all tiles together, parts with their own halos included."""
-    return computed_in_parts(plan.grid, plan.cost.block_voxels) if splits(plan) else plan.computed_voxels
-
-
-def _margin(plan: Plan) -> tuple[int, int, int]:
-    if plan.blend.mode == "none":
-        return plan.halo.size
-    z, y, x = (w - 1 for w in plan.blend.window)
-    return z, y, x
