@@ -28,7 +28,7 @@ from benchmarks.measure import alternate, options, publish, table
 from benchmarks.private_cluster import STITCH_WORDS, Cluster, Options, Planned, plan, private_cluster
 from medhpc.jobs import prepare_run
 from medhpc.jobs.allowance import cost_of
-from medhpc.jobs.prepare import here
+from medhpc.jobs.script import here
 from medhpc.jobs.site import Site
 from medhpc.run import Run, status
 

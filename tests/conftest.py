@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A deadline tells how busy the machine is, not what is wrong.
+settings.register_profile("medhpc", deadline=None)
+settings.load_profile("medhpc")
 
 SHARED = Path(os.environ.get("MEDHPC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

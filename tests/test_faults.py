@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from damage import empty, flip, truncate, zero
 from samples import cells, msd, shard_files, stored, write_tiff
 
 from medhpc import errors
@@ -234,24 +235,6 @@ def test_one_of_two_is_killed(run, undisturbed):
 
 
 # --- damage --------------------------------------------------------------------------------------
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 0x10
-    path.write_bytes(content)
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
 
 
 def lengthen(path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from samples import write_tiff
+from samples import msd, write_tiff
 
 from medhpc.errors import BadOption, DiskFull, NoSlurm, NotARun, RunBusy, SlurmDown, SubmissionRefused
 from medhpc.infer import infer
@@ -20,7 +20,8 @@ from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
 from medhpc.jobs.submission import Submission, submissions
 from medhpc.run import Run, missing
 from medhpc.run.missing import missing_tiles
-from medhpc.tiling import tile
+from medhpc.tiling import summarize, tile
+from medhpc.tiling.size import BASE
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 SITE = Site(partition="day")
@@ -120,7 +121,7 @@ def run(tmp_path):
 
 
 def prepared(run, **options):
-    return prepare_run(run, run.parent / "out.tif", stitch_options=("--as", "raw"), site=SITE, **options)
+    return prepare_run(run, run.parent / "out.tif", **({"stitch_options": ("--as", "raw"), "site": SITE} | options))
 
 
 # --- each step once ------------------------------------------------------------------------------
@@ -162,6 +163,18 @@ def test_a_controller_that_stays_down_leaves_a_chain_that_is_made_whole_later(ru
     found = submit(prepared(run))
     assert [one.id for one in submissions(run)] == [found.id] and found.complete
     assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+
+
+def test_a_chain_that_was_cut_short_is_not_continued_for_another_result(run, controller):
+    controller.answers, controller.looks = ["", "down"], ["", *["down"] * 1000]
+    with pytest.raises(SlurmDown):
+        submit(prepared(run), patience=0.05)
+    controller.looks = []
+    with pytest.raises(RunBusy, match="out.tif, was cut short"):
+        submit(prepare_run(run, run.parent / "other.tif", stitch_options=("--as", "raw"), site=SITE))
+    told = []
+    submit(prepared(run), progress=told.append)
+    assert "cut short" in told[0] and len(controller.queue) == 4
 
 
 def test_a_job_whose_id_was_not_written_down_is_found(run, controller):
@@ -222,11 +235,26 @@ def test_tasks_get_what_the_node_has_and_it_is_said(run, controller):
     assert len(found.notes) == 2
 
 
+def test_gpus_that_no_node_has_are_refused(run, controller):
+    with pytest.raises(BadOption, match="nodes of 'day' have 0"):
+        prepared(run, gpus=1)
+
+
 def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
     assert "samples" in prepared(run).cost.source
     infer(run, tiles="0:4")
     found = prepared(run)
     assert "4 tiles" in found.cost.source and found.tiles == 20
+
+
+def test_tiles_that_are_computed_in_parts_cost_what_their_parts_cost(tmp_path, controller):
+    write_tiff(tmp_path / "v.tif", np.zeros((128, 128, 128), np.uint8))
+    msd(2).save(tmp_path / "net.safetensors")
+    options = {"tile": (64, 64, 64), "halo": 48, "memory": BASE + 8 * 2**20, "device": "cpu", "threads": 1}
+    plan = tile(tmp_path / "v.tif", tmp_path / "run", network=tmp_path / "net.safetensors", **options)
+    told = summarize(plan, tmp_path / "run")
+    assert told["splits"]
+    assert prepared(tmp_path / "run").cost.seconds == pytest.approx(told["seconds_per_tile"])
 
 
 def test_nothing_is_submitted_without_room(run, controller, monkeypatch):
@@ -263,8 +291,6 @@ def test_without_slurm_that_is_said(run, monkeypatch):
 
 
 def test_a_module_from_python_cannot_be_submitted(tmp_path, controller):
-    from samples import msd
-
     write_tiff(tmp_path / "v.tif", np.zeros((8, 8, 8), np.uint16) + np.arange(8, dtype=np.uint16))
     tile(tmp_path / "v.tif", tmp_path / "run", network=msd(2), device="cpu", threads=1)
     with pytest.raises(BadOption, match="network file"):
@@ -292,6 +318,19 @@ def test_volumes_of_one_name_are_refused(tmp_path, controller):
         write_tiff(tmp_path / folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
     with pytest.raises(BadOption, match="would both be"):
         prepare_volumes([tmp_path / "a/v.tif", tmp_path / "b/v.tif"], tmp_path, network="identity", site=SITE)
+
+
+def test_small_volumes_get_few_tasks(tmp_path, controller):
+    for name in ("a", "b"):
+        write_tiff(tmp_path / f"{name}.tif", np.zeros((4, 8, 8), np.uint16))
+    found = prepare_volumes([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path, network="identity", site=SITE)
+    assert {step.name: step.tasks for step in found.submission.steps} == {
+        "plan": 2,
+        "infer-0": 2,
+        "repair-1": 1,
+        "repair-2": 1,
+        "stitch": 2,
+    }
 
 
 # --- without a cluster ---------------------------------------------------------------------------
@@ -366,6 +405,15 @@ def test_what_was_submitted_or_cancelled_is_asked_for_anew(run, controller, monk
     assert live.live(Run(run)).jobs == ()
     submit(prepared(run))
     assert len(live.live(Run(run)).jobs) == 4
+
+
+def test_status_names_the_command_that_goes_on(run, controller, capsys):
+    from medhpc.cli.main import run_here
+
+    submit(prepared(run))
+    controller.queue.clear()
+    assert run_here(["status", str(run)]) == 0
+    assert f"next  medhpc submit {run} --out {run.parent}/out.tif --as raw\n" in capsys.readouterr().out
 
 
 def test_no_answer_is_unknown(run, controller):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import empty, flip, leave_one_byte, truncate, zero
 from stored import blobs, run_of
 
 from medhpc.errors import BadOption, DiskFull, MissingTiles
@@ -290,35 +291,11 @@ def test_what_is_unfinished_is_removed_by_clean(run, tmp_path):
 # --- damage after the check ----------------------------------------------------------------------
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def leave_one_byte(path: Path) -> None:
-    os.truncate(path, 1)
-
-
-def flip(path: Path) -> None:
-    text = bytearray(path.read_bytes())
-    text[len(text) // 3] ^= 0x10
-    path.write_bytes(text)
-
-
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
-
-
 DAMAGES = (truncate, empty, leave_one_byte, flip, zero, os.unlink)
 
 
 @pytest.mark.parametrize("options", [{}, {"kind": "probability"}, SPLIT], ids=["mask", "probability", "labels"])
-@pytest.mark.parametrize(
-    "damage", [truncate, empty, leave_one_byte, flip, zero, os.unlink], ids=lambda function: function.__name__
-)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda function: function.__name__)
 def test_a_shard_damaged_after_the_check_never_becomes_zeros(run, tmp_path, damage, options, monkeypatch):
     opened, out = Run(run), tmp_path / "out.ome.zarr"
     tile = opened.plan.grid[1]

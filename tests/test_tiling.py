@@ -24,12 +24,11 @@ from medhpc.infer import infer
 from medhpc.infer.predict import _halve
 from medhpc.nets import Foreign, Identity
 from medhpc.run import Run
-from medhpc.run.blocks import SMALLEST
 from medhpc.run.folder import claimed
+from medhpc.run.parts import SMALLEST, computed_in_parts
 from medhpc.run.plan import Plan, Stored
 from medhpc.tiling import summarize
 from medhpc.tiling import tile as plan_tiles
-from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.planning import requested
 from medhpc.tiling.size import BASE, block_voxels, choose_tile
 from medhpc.tiling.summary import advice

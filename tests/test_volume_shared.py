@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from medhpc.errors import NotAVolume, UnknownFormat
+from medhpc.errors import BrokenFile, NotAVolume
 from medhpc.geometry import Box
 from medhpc.volume import convert, open_volume
 
@@ -73,8 +73,9 @@ def test_an_xray_and_a_slide(shared_data: Path) -> None:
         assert volume.shape == (1, 1024, 1024)
     with open_volume(shared_data / "slides" / "cmu_small_region.svs") as volume:
         assert (volume.shape, volume.channels) == ((1, 2967, 2220), 3)
+        assert volume.voxel_size_um[1:] == pytest.approx((0.499, 0.499))
         box = Box((0, 1000, 1100), (1, 1300, 1500))
         expected = tifffile.imread(shared_data / "slides" / "cmu_small_region.svs")[1000:1300, 1100:1500]
         np.testing.assert_array_equal(volume.read(box)[:, 0], np.moveaxis(expected, -1, 0))
-    with pytest.raises(UnknownFormat):
+    with pytest.raises(BrokenFile):
         open_volume(shared_data / "slides" / "broken.svs")

@@ -98,6 +98,13 @@ def test_tasks_of_two_runs_do_all_of_both(run, tmp_path):
     Run(second).require_all()
 
 
+def test_told_to_stop_no_other_run_is_begun(run, tmp_path):
+    second = planned(tmp_path, "second")
+    asked = iter([False, True])
+    result = work([run, second], task="1/1", missing=tmp_path / "missing-0.json", stop=lambda: next(asked, True))
+    assert [one.computed for one in result.runs] == [1] and result.left == 2 * TILES - 1
+
+
 def test_what_others_did_meanwhile_is_not_done_again(run, tmp_path):
     missing_tiles([Run(run)], tmp_path / "missing-0.json")
     infer(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ job_options = options.together(
         default="30m",
         show_default=True,
         metavar="TIME",
-        help="How long a task should take: 90s, 30m, 2h.",
+        help="How long a task should take: 90s, 30m, 2h; a number alone is minutes.",
     ),
     click.option(
         "--retries",
@@ -41,7 +42,6 @@ job_options = options.together(
     click.option("--cpus", type=click.IntRange(1), metavar="N", help="Cores of a task; as planned unless given."),
     click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of a task; 1 where the plan is for one."),
     click.option("--task-memory", type=options.Memory(), metavar="SIZE", help="Memory of a task; as planned."),
-    click.option("--tasks", type=click.IntRange(1), metavar="N", help="With VOLUMEs: tasks that share all tiles."),
     click.option("--partition", metavar="NAME", help="Instead of the one in site.toml, or the cluster's default."),
     click.option("--account", metavar="NAME", help="Instead of the one in site.toml."),
     click.option("--qos", metavar="NAME", help="Instead of the one in site.toml."),
@@ -56,6 +56,7 @@ job_options = options.together(
 @click.option("--out", metavar="OUT", help="With RUN: the result.")
 @click.option("--out-dir", metavar="DIR", help="With VOLUMEs: folder of the results and of their runs.")
 @click.option("--suffix", default=".ome.zarr", show_default=True, help="With VOLUMEs: format of the results.")
+@click.option("--tasks", type=click.IntRange(1), metavar="N", help="With VOLUMEs: tasks that share all tiles.")
 @job_options
 @click.option(
     "--cluster",
@@ -115,10 +116,13 @@ def script(run: str, out: str, folder: str, **settings: Any) -> None:
     from medhpc import jobs
 
     place = Path(folder)
-    if place.exists() and any(place.iterdir()):
+    if place.is_dir() and any(place.iterdir()):
         raise BadOption(f"{folder} is not empty; name a new folder for the scripts")
     prepared = _prepare((run,), out, None, "", {**settings, "cluster": "slurm"}, folder=folder)
-    written = jobs.write_scripts(prepared, place)
+    try:
+        written = jobs.write_scripts(prepared, place)
+    except (FileExistsError, NotADirectoryError):
+        raise BadOption(f"{folder} is a file, or below one; name a new folder for the scripts") from None
     click.echo("\n".join(map(str, written)))
 
 
@@ -136,8 +140,12 @@ def cancel(run: str, as_json: bool) -> None:
     ended = jobs.cancel(run)
     if as_json:
         show.as_json({"run": run, "cancelled": ended})
-    else:
-        click.echo(f"ended: {', '.join(ended)}" if ended else f"{run} has no live jobs")
+        return
+    click.echo(f"ended: {', '.join(ended)}" if ended else f"{run} has no live jobs")
+    chains = jobs.submissions(run)[-1:] if ended else []
+    together = {target.run for chain in chains for step in chain.steps for target in step.targets}
+    if len(together) > 1:
+        click.echo(f"these were the jobs of {len(together)} runs; medhpc submit with the same volumes goes on with all")
 
 
 def _prepare(
@@ -160,7 +168,7 @@ def _prepare(
         "rounds": settings["retries"],
         "concurrent": settings["concurrent"],
         "cluster": settings["cluster"],
-        "cpus": settings["cpus"],
+        "cpus": settings["cpus"] or settings.get("threads"),
         "gpus": settings["gpus"],
         "folder": folder,
         "site": _site(settings),
@@ -215,14 +223,19 @@ def _submit(prepared: Prepared, as_json: bool) -> None:
     from medhpc.cli.main import run_here
 
     def tell(line: str) -> None:
-        click.echo(line, err=as_json)
+        with suppress(BrokenPipeError):  # nobody may listen any more; the chain is submitted whole all the same
+            click.echo(line, err=as_json)
 
     submission = jobs.submit(prepared, call=run_here, progress=tell)
     runs = [target.run for target in prepared.targets]
     if as_json:
         show.as_json({"submission": str(submission.folder), "jobs": dict(submission.jobs), "runs": runs})
+    elif submission.cluster == "slurm" and len(runs) == 1:
+        tell(f"submitted; medhpc status {show.word(runs[0])} says how far it is")
     elif submission.cluster == "slurm":
-        click.echo(f"submitted; 'medhpc status {show.word(runs[0])}' says how far it is")
+        tell(
+            f"submitted; once it is planned, medhpc status {show.word(runs[0])} says how far it is, and so for each run"
+        )
     missing = [target.out for target in prepared.targets if not Path(target.out.partition(":/")[0]).exists()]
     if submission.cluster != "slurm" and missing:
         raise BadOption(f"{missing[0]} was not made; {submission.folder}/log says why")
@@ -243,9 +256,9 @@ def _print_scripts(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         show.as_json({"packing": prepared.packing.as_dict(), "scripts": texts})
         return
-    show.fields(_described(prepared))
     for name, text in texts.items():
-        click.echo(f"\n----- {name} -----\n{text}", nl=False)
+        click.echo(f"----- {name} -----\n{text}")
+    show.fields(_described(prepared))
 
 
 def _described(prepared: Prepared) -> dict[str, str]:
@@ -263,8 +276,10 @@ def _described(prepared: Prepared) -> dict[str, str]:
     lines["steps"] = "\n".join(_step(step) for step in prepared.submission.steps)
     if prepared.needed_bytes:
         lines["disk"] = f"up to {show.size(prepared.needed_bytes)}; {show.size(prepared.free_bytes)} are free"
-    if prepared.notes:
-        lines["note"] = "\n".join(prepared.notes)
+    there = [show.path(target.out) for target in prepared.targets if Path(target.out.partition(":/")[0]).exists()]
+    notes = [*prepared.notes, *(f"{out} is there and will be replaced" for out in there)]
+    if notes:
+        lines["note"] = "\n".join(notes)
     return lines
 
 

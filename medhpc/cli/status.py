@@ -161,13 +161,25 @@ def _next_step(found: Progress) -> str:
     status, run = found.status, show.word(found.status.run)
     if found.at_work:
         return f"wait; 'medhpc status {run} --watch' shows how its jobs go on"
-    if not status.complete and any(Path(status.run).glob("jobs/*/submission.json")):
-        return f"medhpc submit {run} --out OUT, for what is missing"
     if not status.complete:
-        return f"medhpc infer {run}"
+        return _submitted(status.run) or f"medhpc infer {run}"
     if status.result:
         return f"nothing: the result is {show.path(status.result)}; 'medhpc clean {run}' removes the tiles"
     return f"medhpc stitch {run} OUT"
+
+
+def _submitted(run: str) -> str:
+    """The command that submitted a run last, to be given again; "" where none did."""
+    from medhpc.jobs import submissions
+
+    for submission in reversed(submissions(run)):
+        for step in submission.steps:
+            for target in step.targets if step.kind == "stitch" else ():
+                if Path(target.run) == Path(run).resolve():
+                    table = ["--objects", target.objects] if target.objects else []
+                    words = [run, "--out", target.out, *step.options, *table]
+                    return " ".join(["medhpc submit", *map(show.word, words)])
+    return ""
 
 
 # --- watching ------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import numpy as np
 from medhpc.engine import BlockTooLarge, Engine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, Tile
-from medhpc.run.blocks import SMALLEST, first_half, normalize
+from medhpc.run.blocks import normalize
+from medhpc.run.parts import SMALLEST, first_half
 from medhpc.run.plan import Plan
 
 # What the engine is asked for, by what is stored.

@@ -74,13 +74,19 @@ def work(
     for run, tiles in zip(opened, shares, strict=True):
         pieces = [tiles[:1], tiles[1:]] if tiles and host_is_suspect(run) else [tiles]
         for piece in filter(None, pieces):
-            before = sum(result.tiles for result in done)
-            count = progress and (lambda now, _, before=before: progress(before + now, total))  # type: ignore[misc]
+            if stop():
+                break
             result = infer(
-                run.folder, tiles=piece, keep_going=True, device=device, threads=threads, stop=stop, progress=count
+                run.folder,
+                tiles=piece,
+                keep_going=True,
+                device=device,
+                threads=threads,
+                stop=stop,
+                progress=_after(sum(result.tiles for result in done), total, progress),
             )
             done.append(result)
-            if stop() or len(pieces) == 2 and result.failed:
+            if len(pieces) == 2 and result.failed:
                 break
     finished = sum(result.computed + result.skipped + result.failed for result in done)
     return WorkResult(
@@ -90,6 +96,11 @@ def work(
         failed=sum(result.failed for result in done),
         errors=tuple(dict.fromkeys(error for result in done for error in result.errors)),
     )
+
+
+def _after(before: int, total: int, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None] | None:
+    """Count the tiles of one run on top of those of the runs before it."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
 
 
 @contextmanager

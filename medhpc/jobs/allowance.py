@@ -11,16 +11,15 @@ from medhpc.errors import BadOption, DiskFull
 from medhpc.jobs.packing import Ceiling, Cost, Resources
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Partition, limits, my_jobs, partitions
-from medhpc.run import Plan, Run
+from medhpc.run import Run
 from medhpc.run.tally import Tally
 
 ENOUGH = 3  # tiles in the ledger, from which their cost is taken instead of the plan's
 
 
-def cost_of(run: Run) -> Cost:
+def cost_of(run: Run, tally: Tally | None = None) -> Cost:
     """What a tile costs: as the ledger has it, where some tiles are done, else as the plan expects."""
-    tally = Tally(run)
-    tally.update()
+    tally = tally or Tally(run).update()
     plan, done = run.plan, tally.done
     count = int(done.sum())
     if count >= ENOUGH:
@@ -28,21 +27,16 @@ def cost_of(run: Run) -> Cost:
         seconds, memory = float(tally.seconds[done].mean()), int(tally.memory[done].max())
         return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
     return Cost(
-        seconds=_read_voxels(plan) * plan.cost.seconds_per_voxel / len(plan.grid),
+        seconds=plan.computed_voxels * plan.cost.seconds_per_voxel / len(plan.grid),
         memory=plan.cost.memory,
         source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
     )
 
 
-def _read_voxels(plan: Plan) -> int:
-    return plan.grid.read_voxels() if plan.blend.mode == "none" else plan.windows.voxels_touching(plan.grid)
-
-
 def room(run: Run, missing: int) -> tuple[int, int]:
     """Bytes that the missing tiles may take, and that are free; one file a shard."""
     plan = run.plan
-    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
-    needed = int(stored * missing / len(plan.grid))
+    needed = int(plan.stored_bytes * missing / len(plan.grid))
     free, inodes = shutil.disk_usage(run.folder).free, os.statvfs(run.folder).f_favail
     files = missing * int(np.prod([-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True)]))
     if free < needed:
@@ -67,6 +61,7 @@ def ceiling_of(site: Site, cluster: str) -> tuple[str, Ceiling]:
         most -= sum(max(1, len(job.indices)) for job in my_jobs())
     return partition.name, Ceiling(
         cpus=partition.cpus_per_node or None,
+        gpus=partition.gpus_per_node,
         memory=partition.memory_per_node or None,
         seconds=partition.max_time_seconds,
         array_size=min(sizes),
@@ -82,6 +77,19 @@ def _partition(site: Site) -> Partition:
         names = ", ".join(one.name for one in found) or "none"
         raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
     return default[0]
+
+
+def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
+    """Refuse to ask for GPUs that no node of the partition has.
+
+    Raises
+    ------
+    BadOption
+    """
+    if ceiling.gpus is not None and asked.gpus > ceiling.gpus:
+        raise BadOption(
+            f"a task cannot have {asked.gpus} GPU(s): nodes of '{partition}' have {ceiling.gpus}; choose another"
+        )
 
 
 def notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:

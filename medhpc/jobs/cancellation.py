@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import replace
 from pathlib import Path
 
 from medhpc.jobs.dispatch import live_jobs
 from medhpc.jobs.live import forget
 from medhpc.jobs.slurm import scancel
-from medhpc.jobs.submission import submissions
+from medhpc.jobs.submission import submissions, utc_now
 from medhpc.run import Run
 
 
@@ -33,8 +32,7 @@ def cancel(run: str | Path) -> list[str]:
     ids = sorted({job.array for job in live_jobs(folder)})
     scancel(ids)
     forget(folder)
-    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
     for submission in submissions(folder):
         if not submission.cancelled:
-            replace(submission, cancelled=now).saved()
+            replace(submission, cancelled=utc_now()).saved()
     return ids

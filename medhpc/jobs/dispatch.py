@@ -18,8 +18,8 @@ from medhpc.errors import BadOption, RunBusy, SlurmDown
 from medhpc.jobs.chain import Step
 from medhpc.jobs.live import forget
 from medhpc.jobs.local import run_here, run_processes
-from medhpc.jobs.prepare import Prepared, here
-from medhpc.jobs.script import command_of, directives_of, driver, log_of, render, values_of
+from medhpc.jobs.prepare import Prepared
+from medhpc.jobs.script import command_of, directives_of, driver, here, log_of, render, values_of
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, my_jobs, sbatch
 from medhpc.jobs.submission import Submission, submissions
@@ -73,8 +73,11 @@ def submit(
             busy = _patiently(lambda: live_jobs(*(target.run for target in prepared.targets)), patience)
             half = unfinished(prepared.targets[0].run)
             if busy and half:
+                _check_same(half, prepared)
+                if progress:
+                    progress(f"going on with submission {half.id}, which was cut short")
                 return finish(half, progress=progress, patience=patience)
-            _refuse_if_busy(busy)
+            _refuse_if_busy(busy, prepared.targets[0].run)
         write_scripts(prepared, submission.folder)
         submission.saved()
         if submission.cluster == "slurm":
@@ -202,12 +205,22 @@ def live_jobs(*runs: str | Path) -> list[Job]:
     return [job for job in my_jobs() if job.comment in ours] if ours else []
 
 
-def _refuse_if_busy(jobs: Sequence[Job]) -> None:
+def _refuse_if_busy(jobs: Sequence[Job], run: str) -> None:
     if jobs:
         ids = ", ".join(sorted({job.array for job in jobs}))
         raise RunBusy(
-            f"this run has live jobs ({ids}); watch them with 'medhpc status --watch', "
+            f"{run} has live jobs ({ids}); look at them with 'medhpc status', "
             "or end them with 'medhpc cancel' before submitting again"
+        )
+
+
+def _check_same(half: Submission, prepared: Prepared) -> None:
+    """Refuse to go on with a chain that was to make something else."""
+    before, now = half.steps[-1], prepared.submission.steps[-1]
+    if (before.targets, before.options) != (now.targets, now.options):
+        raise RunBusy(
+            f"an earlier submission, of {before.targets[0].out}, was cut short and has live jobs; "
+            "give its command again to submit the rest, or end it with 'medhpc cancel' first"
         )
 
 

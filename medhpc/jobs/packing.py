@@ -35,16 +35,13 @@ class Resources:
         """What the next round asks for: more memory, more time, as far as the cluster has it."""
         return ceiling.cut(replace(self, memory=int(self.memory * MORE_MEMORY), seconds=int(self.seconds * MORE_TIME)))
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
     """The most that one job can ask for; None where nothing is known or set."""
 
     cpus: int | None = None
+    gpus: int | None = None
     memory: int | None = None  # bytes
     seconds: int | None = None
     array_size: int | None = None  # tasks in one array

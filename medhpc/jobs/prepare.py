@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import math
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,13 @@ import numpy as np
 
 import medhpc
 from medhpc.errors import BadOption
-from medhpc.jobs.allowance import ceiling_of, cost_of, notes, room
+from medhpc.jobs.allowance import ceiling_of, check_gpus, cost_of, notes, room
 from medhpc.jobs.chain import Step, Target, chain
-from medhpc.jobs.packing import START, Ceiling, Cost, Packing, Resources, pack
+from medhpc.jobs.packing import MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site, load_site
-from medhpc.jobs.submission import JOBS, Submission, new_id
+from medhpc.jobs.submission import JOBS, Submission, new_id, utc_now
 from medhpc.run import Run
-from medhpc.run.missing import recorded
+from medhpc.run.tally import Tally
 from medhpc.volume import open_volume
 
 CLUSTERS = ("slurm", "local", "debug")
@@ -28,7 +27,8 @@ HEADROOM = 1.15  # of memory: what the measure did not see
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
 PLAN_SECONDS = 1800
-TASKS_UNPLANNED = 64  # where the number of tiles is not known yet
+TASKS_UNPLANNED = 64  # at most, where the number of tiles is not known yet
+VOXELS_UNPLANNED = 2**26  # for one task, then
 TASK_TIMES_UNPLANNED = 4  # ... nor what they cost: time limit over target time
 
 
@@ -44,7 +44,6 @@ class Prepared:
     total: int | None  # in all runs
     packing: Packing
     cost: Cost | None
-    rounds: int
     needed_bytes: int  # at most
     free_bytes: int
     notes: tuple[str, ...]  # what was cut down to what the cluster has
@@ -106,19 +105,21 @@ def prepare_run(
     if not plan.network.path:
         raise BadOption(f"the network of {run} was given from Python, no job can load it; plan with a network file")
     site = load_site()[0] if site is None else site
-    missing = np.flatnonzero(~recorded(opened))
-    needed, free = room(opened, len(missing))
+    tally = Tally(opened).update()
+    missing = int(np.count_nonzero(~tally.done))
+    needed, free = room(opened, missing)
     partition, ceiling = ceiling_of(site, cluster)
-    cost = cost_of(opened)
+    cost = cost_of(opened, tally)
     asked = Resources(
         cpus=cpus or site.cpus or plan.cost.threads,
         gpus=int(plan.cost.device.startswith("cuda")) if gpus is None else gpus,
         memory=memory or site.memory or int(HEADROOM * cost.memory),
         seconds=0,
     )
+    check_gpus(asked, ceiling, partition)
     given = ceiling.cut(asked)
     packing = pack(
-        len(missing),
+        missing,
         cost,
         target_seconds=target_seconds,
         cpus=given.cpus,
@@ -151,11 +152,10 @@ def prepare_run(
         site=site,
         partition=partition,
         targets=(target,),
-        tiles=len(missing),
+        tiles=missing,
         total=len(plan.grid),
         packing=packing,
         cost=cost,
-        rounds=rounds,
         needed_bytes=needed,
         free_bytes=free,
         notes=notes(asked, given, partition),
@@ -212,7 +212,7 @@ def prepare_volumes(
     _check(cluster, target_seconds, rounds, concurrent)
     site = load_site()[0] if site is None else site
     partition, ceiling = ceiling_of(site, cluster)
-    targets = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
+    targets, voxels = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
     asked = Resources(
         cpus=cpus or site.cpus or os.cpu_count() or 1,
         gpus=gpus or 0,
@@ -220,9 +220,11 @@ def prepare_volumes(
         seconds=int(START + TASK_TIMES_UNPLANNED * target_seconds),
         warning=int(max(60, target_seconds / 10)),
     )
+    check_gpus(asked, ceiling, partition)
     given = ceiling.cut(asked)
-    sharing = _tasks_unplanned(tasks, len(targets), rounds, ceiling)
-    packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=max(1, min(sharing // 4, 32)), infer=given)
+    sharing = _tasks_unplanned(tasks or _tasks_for(voxels, len(targets)), len(targets), rounds, ceiling)
+    repairing = max(1, min(sharing // 4, MOST_REPAIR_TASKS, ceiling.array_size or MOST_REPAIR_TASKS))
+    packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=repairing, infer=given)
     place = Path(folder).resolve() if folder else Path(out_dir).resolve() / JOBS / new_id()
     machine = _machine(given)
     steps = chain(
@@ -247,7 +249,6 @@ def prepare_volumes(
         total=None,
         packing=packing,
         cost=None,
-        rounds=rounds,
         needed_bytes=0,
         free_bytes=shutil.disk_usage(_existing(Path(out_dir))).free,
         notes=notes(asked, given, partition),
@@ -265,12 +266,12 @@ def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | N
         raise BadOption(f"{concurrent} tasks at a time, expected 1 or more")
 
 
-def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> list[Target]:
+def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> tuple[list[Target], int]:
     names: dict[str, str] = {}
-    targets = []
+    targets, voxels = [], 0
     for volume in map(str, volumes):
-        with open_volume(volume):  # now, not in a job at night
-            pass
+        with open_volume(volume) as opened:  # now, not in a job at night
+            voxels += math.prod(opened.shape)
         name = name_of(volume)
         if name in names:
             raise BadOption(
@@ -286,7 +287,7 @@ def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: 
                 volume="" if (run / "plan.json").exists() else _absolute(volume),
             )
         )
-    return targets
+    return targets, voxels
 
 
 def name_of(volume: str) -> str:
@@ -302,11 +303,17 @@ def name_of(volume: str) -> str:
     return f"{stem}_{inside.replace('/', '_')}" if inside else stem
 
 
-def _tasks_unplanned(asked: int | None, volumes: int, rounds: int, ceiling: Ceiling) -> int:
-    most = TASKS_UNPLANNED if ceiling.jobs is None else ceiling.jobs - 2 * volumes - 32 * rounds
+def _tasks_for(voxels: int, volumes: int) -> int:
+    """How many tasks share volumes that are not planned yet: what a tile costs is not known."""
+    return min(TASKS_UNPLANNED, max(volumes, math.ceil(voxels / VOXELS_UNPLANNED)))
+
+
+def _tasks_unplanned(asked: int, volumes: int, rounds: int, ceiling: Ceiling) -> int:
+    """As many tasks as asked for, as far as they fit into the limit on jobs."""
+    most = asked if ceiling.jobs is None else ceiling.jobs - 2 * volumes - MOST_REPAIR_TASKS * rounds
     if most < 1:
         raise BadOption(f"only {ceiling.jobs} more jobs fit into your limit on jobs in the queue; submit fewer volumes")
-    return min(asked or TASKS_UNPLANNED, most) if ceiling.jobs is not None else asked or TASKS_UNPLANNED
+    return min(asked, most)
 
 
 def _machine(resources: Resources) -> tuple[str, ...]:
@@ -318,8 +325,9 @@ def _workers(count: int) -> tuple[str, ...]:
 
 
 def _submission(folder: Path, cluster: str, steps: tuple[Step, ...], run: str = "") -> Submission:
-    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return Submission(folder=folder, cluster=cluster, run=run, steps=steps, created=now, medhpc=medhpc.__version__)
+    return Submission(
+        folder=folder, cluster=cluster, run=run, steps=steps, created=utc_now(), medhpc=medhpc.__version__
+    )
 
 
 def _absolute(path: str | Path) -> str:
@@ -330,9 +338,3 @@ def _absolute(path: str | Path) -> str:
 def _existing(path: Path) -> Path:
     """The nearest folder above that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def here() -> list[str]:
-    """The command that started this medhpc: jobs use the same installation."""
-    script = Path(sys.executable).with_name("medhpc")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "medhpc"]

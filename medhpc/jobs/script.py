@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from medhpc.errors import BadOption
 from medhpc.jobs.chain import Step
@@ -136,6 +138,12 @@ def command_of(site: Site, here: Sequence[str]) -> list[str]:
     if site.venv:
         return [f"{site.venv.rstrip('/')}/bin/medhpc"]
     return list(here)
+
+
+def here() -> list[str]:
+    """The command that started this medhpc: jobs use the same installation."""
+    script = Path(sys.executable).with_name("medhpc")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "medhpc"]
 
 
 def driver(steps: Sequence[Step]) -> str:

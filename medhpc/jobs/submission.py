@@ -99,6 +99,11 @@ class Submission:
         return cls(folder=folder, steps=steps, **content)
 
 
+def utc_now() -> str:
+    """The time, to the second."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def new_id() -> str:
     """A name for a submission; later ones sort after earlier ones."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"

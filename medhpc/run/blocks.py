@@ -9,13 +9,6 @@ from medhpc.geometry import Box
 from medhpc.run.plan import Normalization
 from medhpc.volume import Volume
 
-SMALLEST = 16  # voxels: where memory is short, no part of a tile is made shorter
-
-
-def first_half(length: int) -> int:
-    """Length of the first of the two parts that a tile (or a part of it) is cut into along an axis."""
-    return length // 2 // SMALLEST * SMALLEST
-
 
 def read_block(volume: Volume, box: Box, nan: str = "refuse") -> np.ndarray:
     """Read a box, shape (channels, z, y, x), in the volume's own numbers.

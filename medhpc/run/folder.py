@@ -68,7 +68,9 @@ class Run:
         self._failures_told: set[str] = set()  # kinds whose traceback stands in the ledger
         try:
             text = (self.folder / "plan.json").read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            raise NotARun(f"{folder} is a file, not a run; give the folder that 'medhpc tile' made") from None
+        except FileNotFoundError:
             raise NotARun(
                 f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'"
             ) from None
@@ -218,7 +220,7 @@ class Run:
 
     def _why(self, missing: list[int]) -> str:
         """What the ledger has on these tiles: the most frequent failure."""
-        errors = {record["tile"]: record["error"] for record in self.ledger.records() if "error" in record}
+        errors = {record["tile"]: record["error"] for record in self.ledger.failures()}
         kinds = Counter(errors[index] for index in missing if index in errors).most_common(1)
         return "".join(f" ({count} failed, as in: {' '.join(error.split())})" for error, count in kinds)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from medhpc.errors import NotARun
 from medhpc.geometry import Box, Grid, Index, Tile, Windows
+from medhpc.run.parts import computed_in_parts
 
 VERSION = 2
 
@@ -162,6 +166,30 @@ class Plan:
     def windows(self) -> Windows:
         """The global window grid of a blended run."""
         return Windows(self.source.shape, self.blend.window, self.blend.step)
+
+    @property
+    def most_read(self) -> int:
+        """Voxels of the largest box that a tile reads."""
+        margin = self.halo.size if self.blend.mode == "none" else tuple(length - 1 for length in self.blend.window)
+        extents = zip(self.tile, margin, self.source.shape, strict=True)
+        return math.prod(min(tile + 2 * around, length) for tile, around, length in extents)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a tile with its halo does not fit in the memory, so that it is computed in parts."""
+        return self.blend.mode == "none" and self.most_read > self.cost.block_voxels
+
+    @property
+    def computed_voxels(self) -> int:
+        """Voxels that the network computes for all tiles together, parts with their own halos included."""
+        if self.blend.mode != "none":
+            return self.windows.voxels_touching(self.grid)
+        return computed_in_parts(self.grid, self.cost.block_voxels) if self.splits else self.grid.read_voxels()
+
+    @property
+    def stored_bytes(self) -> int:
+        """What all tiles take on the disk, before compression."""
+        return self.region.size * self.stored.channels * np.dtype(self.stored.dtype).itemsize
 
     def read_box(self, tile: Tile) -> Box:
         """The voxels that `tile` needs: its read box, or the hull of the windows that touch its write box."""

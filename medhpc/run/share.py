@@ -16,16 +16,16 @@ def select(total: int, task: str | None = None, tiles: str | None = None) -> ran
     """
     if task and tiles:
         raise BadOption("--task and --tiles exclude each other; give one of them")
-    text, mark = (task, "/") if task else (tiles or ":", ":")
-    low, found, high = text.partition(mark)
+    if task:
+        return _part(total, *parse_task(task))
+    text = tiles or ":"
+    low, found, high = text.partition(":")
     if not found or any(part and not part.isdecimal() for part in (low, high)):
-        raise BadOption(f"'{text}' is not K/N (as in --task 3/16) or A:B (as in --tiles 0:100)")
-    if not task:
-        a, b = int(low or 0), int(high or total)
-        if not 0 <= a < b <= total:
-            raise BadOption(f"tiles '{text}' are empty or beyond the run's {total} tiles (0:{total})")
-        return range(a, b)
-    return _part(total, *parse_task(text))
+        raise BadOption(f"tiles '{text}' is not A:B, as in --tiles 0:100")
+    a, b = int(low or 0), int(high or total)
+    if not 0 <= a < b <= total:
+        raise BadOption(f"tiles '{text}' are empty or beyond the run's {total} tiles (0:{total})")
+    return range(a, b)
 
 
 def parse_task(text: str) -> tuple[int, int]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medhpc.geometry import Grid
 from medhpc.run.plan import Plan
-from medhpc.tiling.parts import computed_in_parts
 from medhpc.tiling.size import BASE
 
 ALIKE = 1.5  # voxel sizes differ by no more than this factor
@@ -36,11 +32,10 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         free_inodes, and more; bytes, seconds, voxels.
     """
     grid = plan.grid
-    computed = computed_voxels(plan)
+    computed = plan.computed_voxels
     shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
-    stored = plan.region.size * plan.stored.channels * np.dtype(plan.stored.dtype).itemsize
     seconds = computed * plan.cost.seconds_per_voxel
-    largest = min(plan.cost.block_voxels, max_read(plan))
+    largest = min(plan.cost.block_voxels, plan.most_read)
     disk = shutil.disk_usage(folder)
     return {
         "volume": plan.source.path,
@@ -74,8 +69,8 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "threads": plan.cost.threads,
         "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
         "memory_limit_bytes": plan.cost.memory,
-        "splits": splits(plan),
-        "output_bytes": stored,
+        "splits": plan.splits,
+        "output_bytes": plan.stored_bytes,
         "output_files": shards,
         "free_bytes": disk.free,
         "free_inodes": os.statvfs(folder).f_favail,
@@ -92,31 +87,3 @@ def advice(plan: Plan) -> list[str]:
     if plan.network.calibrated and plan.normalization.source == "volume":
         lines.append("it looks at a window of intensities: where these are calibrated (CT), use --normalize network")
     return lines
-
-
-def max_read(plan: Plan) -> int:
-    """Voxels of the largest read box."""
-    extents = (
-        min(tile + 2 * halo, length)
-        for tile, halo, length in zip(plan.tile, _margin(plan), plan.source.shape, strict=True)
-    )
-    return math.prod(extents)
-
-
-def splits(plan: Plan) -> bool:
-    """Whether a tile with its halo does not fit in the memory, so that it is computed in parts."""
-    return plan.blend.mode == "none" and max_read(plan) > plan.cost.block_voxels
-
-
-def computed_voxels(plan: Plan) -> int:
-    """Voxels that the network computes for all tiles together."""
-    if plan.blend.mode == "none":
-        return computed_in_parts(plan.grid, plan.cost.block_voxels) if splits(plan) else plan.grid.read_voxels()
-    return plan.windows.voxels_touching(plan.grid)
-
-
-def _margin(plan: Plan) -> tuple[int, int, int]:
-    if plan.blend.mode == "none":
-        return plan.halo.size
-    z, y, x = (w - 1 for w in plan.blend.window)
-    return z, y, x

@@ -15,7 +15,8 @@ from samples import cells, msd, write_tiff
 
 from medhpc import pipeline
 from medhpc.jobs import Submission, prepare_run, submissions, submit
-from medhpc.jobs.prepare import Prepared, cost_of
+from medhpc.jobs.allowance import cost_of
+from medhpc.jobs.prepare import Prepared
 from medhpc.jobs.site import Site
 from medhpc.run import Run, status
 

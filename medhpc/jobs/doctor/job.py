@@ -17,9 +17,8 @@ from medhpc.errors import SlurmDown, SubmissionRefused
 from medhpc.jobs import slurm
 from medhpc.jobs.doctor.check import Check
 from medhpc.jobs.doctor.findings import Visit, judge
-from medhpc.jobs.prepare import here
 from medhpc.jobs.probe import HELD, TERM, TOKEN, USR1, WORKER
-from medhpc.jobs.script import command_of
+from medhpc.jobs.script import command_of, here
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Partition
 from medhpc.run.durable import room_and_rights

@@ -1,4 +1,4 @@
-"""What it costs to compute a tile in parts, where the memory is too small for all of it at once.
+"""How a tile is computed in parts where the memory is too small for all of it at once, and what that costs.
 
 Every part has a halo of its own: with a halo of 64 voxels, parts of 16 x 16 x 16 compute 729 voxels for each that they
 keep.
@@ -14,7 +14,13 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from medhpc.geometry import Grid, Index
-from medhpc.run.blocks import SMALLEST, first_half
+
+SMALLEST = 16  # voxels: no part of a tile is made shorter
+
+
+def first_half(length: int) -> int:
+    """Length of the first of the two parts that a tile (or a part of it) is cut into along an axis."""
+    return length // 2 // SMALLEST * SMALLEST
 
 
 @dataclass(frozen=True)
