@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 namespace {
 
@@ -19,14 +20,18 @@ constexpr int LANES = 4, REGISTERS = 16;
 #endif
 constexpr int LINE = 16;  // floats of a cache line
 
-using Vector = float __attribute__((vector_size(4 * LANES)));
-using AnywhereVector = float __attribute__((vector_size(4 * LANES), aligned(4)));  // the same at any address
+using Vector = float __attribute__((vector_size(4 * LANES), may_alias));
 
 inline Vector broadcast(float value) { return value - Vector{}; }
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline Vector load_anywhere(const float* from) { return *reinterpret_cast<const AnywhereVector*>(from); }
+// Copies are how both compilers understand "at any address": Clang ignores an alignment that is lowered by a type.
+inline Vector load_anywhere(const float* from) {
+    Vector value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
-inline void store_anywhere(float* to, Vector value) { *reinterpret_cast<AnywhereVector*>(to) = value; }
+inline void store_anywhere(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
 inline Vector at_least_zero(Vector value) { return value < 0.0f ? Vector{} : value; }  // NaN stays
 
 inline Vector reversed(Vector value) {
