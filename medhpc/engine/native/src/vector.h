@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 
 namespace {
 
@@ -20,18 +19,15 @@ constexpr int LANES = 4, REGISTERS = 16;
 #endif
 constexpr int LINE = 16;  // floats of a cache line
 
-using Vector = float __attribute__((vector_size(4 * LANES), may_alias));
+using Vector = float __attribute__((vector_size(4 * LANES)));
+// The same at any address. Its own typedef, because Clang ignores an alignment that is given with the vector's size.
+typedef Vector AnywhereVector __attribute__((aligned(4)));
 
 inline Vector broadcast(float value) { return value - Vector{}; }
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-// Copies are how both compilers understand "at any address": Clang ignores an alignment that is lowered by a type.
-inline Vector load_anywhere(const float* from) {
-    Vector value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
+inline Vector load_anywhere(const float* from) { return *reinterpret_cast<const AnywhereVector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
-inline void store_anywhere(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
+inline void store_anywhere(float* to, Vector value) { *reinterpret_cast<AnywhereVector*>(to) = value; }
 inline Vector at_least_zero(Vector value) { return value < 0.0f ? Vector{} : value; }  // NaN stays
 
 inline Vector reversed(Vector value) {
