@@ -2,14 +2,16 @@
 
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from samples import msd
+from samples import cells, msd, write_tiff
 from torch import nn
 
 from medhpc import engine as engines
+from medhpc.cli.main import run_here
 from medhpc.engine import BlockTooLarge, threads
 from medhpc.errors import BadOption, MedhpcError, NoDevice
 from medhpc.nets import Foreign, Identity
@@ -161,6 +163,22 @@ def test_a_gpu_agrees_with_the_cpu():
     block = noise(1, 40, 48, 56)
     on_cpu, on_gpu = (engines.load(msd(12), device=device)(block, "probability") for device in ("cpu", "cuda"))
     assert np.allclose(on_cpu, on_gpu, atol=2e-3)
+
+
+@pytest.mark.parametrize("engine", ["torch", "reference"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_gpu_that_the_plan_leaves_idle_is_told_of(engine, seen, tmp_path, monkeypatch, capsys, quick_measure):
+    monkeypatch.chdir(tmp_path)
+    write_tiff(Path("volume.tif"), cells((8, 12, 20)))
+    msd().save("net.safetensors")
+    options = ("--engine", engine, "--device", "cpu", "--tile", "8,12,10", "--halo", "2")
+    assert run_here(["tile", "volume.tif", "run", "--network", "net.safetensors", *options]) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    share = ("--missing", "list.json", "--task", "1/1")
+    assert run_here(["infer", "run", "--device", "cpu", *share]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == (seen and engine != "torch")
+    assert all("medhpc: note: a GPU is here" in line and "plan again with --engine torch" in line for line in told)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -240,6 +240,62 @@ def test_gpus_that_no_node_has_are_refused(run, controller):
         prepared(run, gpus=1)
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """Every node has four."""
+    monkeypatch.setattr(allowance, "check_gpus", lambda *_: None)
+    monkeypatch.setattr("medhpc.jobs.prepare.check_gpus", lambda *_: None)
+
+
+@pytest.fixture
+def on_cpus(tmp_path):
+    """A run whose engine computes on CPUs."""
+    write_tiff(tmp_path / "v.tif", np.zeros((8, 8, 8), np.uint16) + np.arange(8, dtype=np.uint16))
+    msd(2).save(tmp_path / "net.safetensors")
+    tile(tmp_path / "v.tif", tmp_path / "v.run", network=tmp_path / "net.safetensors", engine="reference", threads=1)
+    return tmp_path / "v.run"
+
+
+@pytest.mark.parametrize(
+    "options, got",
+    [
+        ({"gpus": 2}, r"2 GPU\(s\) a task"),
+        ({"site": Site(partition="day", extra=("--gpus=1",))}, "--gpus=1"),
+    ],
+)
+def test_gpus_are_not_asked_for_where_the_engine_leaves_them_idle(on_cpus, controller, gpus, options, got):
+    with pytest.raises(BadOption, match=f"engine 'reference'.*{got}.*--engine torch, or leave the GPUs out"):
+        prepared(on_cpus, **options)
+    with pytest.raises(BadOption, match=f"engine 'reference'.*{got}"):
+        common = {"network": on_cpus.parent / "net.safetensors", "site": SITE}
+        prepare_volumes([on_cpus.parent / "v.tif"], on_cpus.parent, **(common | options))
+    assert not controller.asked
+    assert prepared(on_cpus).packing.infer.gpus == 0
+
+
+def test_gpus_are_for_the_engine_that_computes_on_them(run, controller, gpus):
+    found = prepared(run, gpus=1)
+    assert found.packing.infer.gpus == 1
+    assert ("--device", "cuda") == found.submission.steps[0].options[-2:]
+
+
+@pytest.mark.parametrize(
+    "engine, count, pinned",
+    [("auto", 1, ["torch"]), ("torch", 1, ["torch"]), ("auto", 0, []), ("native", None, ["native"])],
+)
+def test_volumes_for_gpus_are_planned_for_gpus(tmp_path, controller, gpus, engine, count, pinned):
+    write_tiff(tmp_path / "a.tif", np.zeros((4, 8, 8), np.uint16))
+    found = prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine=engine, gpus=count, site=SITE)
+    command = found.submission.steps[0].command(0)
+    assert [value for name, value in zip(command, command[1:], strict=False) if name == "--engine"] == pinned
+
+
+def test_volumes_for_gpus_are_not_planned_for_cpus(tmp_path, controller, gpus):
+    write_tiff(tmp_path / "a.tif", np.zeros((4, 8, 8), np.uint16))
+    with pytest.raises(BadOption, match="engine 'native' computes on CPUs"):
+        prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine="native", gpus=1, site=SITE)
+
+
 def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
     assert "samples" in prepared(run).cost.source
     infer(run, tiles="0:4")

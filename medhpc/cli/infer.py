@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 import click
@@ -44,13 +45,24 @@ def infer(
     """
     from medhpc import infer as inference
 
+    @cache  # once for all runs of a task
+    def note(line: str) -> None:
+        click.echo(f"medhpc: note: {line}", err=True)
+
     with inference.ending_on_signals() as stop, show.bar("infer", "tiles") as progress:
         result: WorkResult | InferResult
         if missing:
             if not task or tiles:
                 raise BadOption("--missing needs --task K/N, and not --tiles: it says which tiles there are to share")
             result = inference.work(
-                runs, task=task, missing=missing, device=device, threads=threads, stop=stop, progress=progress
+                runs,
+                task=task,
+                missing=missing,
+                device=device,
+                threads=threads,
+                stop=stop,
+                progress=progress,
+                note=note,
             )
         else:
             run = _only(runs)
@@ -64,6 +76,7 @@ def infer(
                 keep_going=keep_going,
                 stop=stop,
                 progress=progress,
+                note=note,
             )
     if as_json:
         show.as_json(result.as_dict())

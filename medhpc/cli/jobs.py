@@ -187,9 +187,10 @@ def _prepare(
             suffix=suffix,
             tables=settings["kind"] == "labels",
             tasks=settings["tasks"],
+            engine=settings["engine"],
             memory=settings["memory"],
             tile_options=run_options.arguments(
-                run_options.tile_options, leave_out=("network", "memory", "threads", "device")
+                run_options.tile_options, leave_out=("network", "memory", "engine", "threads", "device")
             ),
             **common,
         )

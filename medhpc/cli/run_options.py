@@ -90,7 +90,8 @@ tile_options = options.together(
         type=click.Choice(["auto", "native", "torch", "reference"]),
         default="auto",
         show_default=True,
-        help="What evaluates the network in all tasks; auto: native for MS-D networks on CPUs. GPUs need torch.",
+        help="What evaluates the network in all tasks of the run. auto: torch where a GPU is seen while planning, else "
+        "the fastest on CPUs here; to compute on GPUs, plan with torch.",
     ),
     options.device,
     options.threads,

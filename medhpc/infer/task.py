@@ -117,6 +117,7 @@ def infer(
     keep_going: bool = False,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> InferResult:
     """Compute the tiles of a run that are not done yet; calling it again is the resume.
 
@@ -138,6 +139,8 @@ def infer(
         Asked before each tile; once it says True, the tiles in work are finished and no other is begun.
     progress : callable, optional
         Called with (tiles finished, tiles in the range).
+    note : callable, optional
+        Called with a line on what could be better, before the first tile.
 
     Raises
     ------
@@ -161,7 +164,7 @@ def infer(
         ThreadPoolExecutor(WRITERS, "write") as writer,
         closing(_read_ahead(reader, opened, source, chosen)) as reads,
     ):
-        compute = _load(opened, network, device, threads)
+        compute = _load(opened, network, device, threads, note)
         opened.sweep()
         writing: deque[Future[None]] = deque()
         for read in reads:
@@ -190,12 +193,25 @@ def infer(
     return tally.result(run, len(chosen), time.monotonic() - began)
 
 
-def _load(run: Run, network: torch.nn.Module | None, device: str, threads: int | None) -> Callable[[_Read], np.ndarray]:
+def _load(
+    run: Run,
+    network: torch.nn.Module | None,
+    device: str,
+    threads: int | None,
+    note: Callable[[str], None] | None,
+) -> Callable[[_Read], np.ndarray]:
     """What turns a tile that was read into the values to store; torch is imported here, and not sooner."""
+    import torch
+
     from medhpc import engine as engines
     from medhpc.infer.predict import predict
 
     engine = engines.load(_network(run, network), name=run.plan.cost.engine, device=device, threads=threads)
+    if note and not run.plan.cost.can_use_gpus and torch.cuda.is_available():
+        note(
+            f"a GPU is here, but the plan is for CPUs (engine '{engine.name}'); to compute on GPUs, "
+            "plan again with --engine torch"
+        )
 
     def compute(read: _Read) -> np.ndarray:
         if read.error:

@@ -43,6 +43,7 @@ def work(
     threads: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> WorkResult:
     """Compute a share of the tiles that are missing.
 
@@ -58,7 +59,7 @@ def work(
     missing : path
         The list of missing tiles that all tasks share; the first of them writes it. See
         :func:`medhpc.run.missing.missing_tiles`.
-    device, threads, stop, progress
+    device, threads, stop, progress, note
         As for :func:`medhpc.infer.infer`.
 
     Raises
@@ -84,6 +85,7 @@ def work(
                 threads=threads,
                 stop=stop,
                 progress=_after(sum(result.tiles for result in done), total, progress),
+                note=note,
             )
             done.append(result)
             if len(pieces) == 2 and result.failed:

@@ -92,6 +92,23 @@ def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
         )
 
 
+def check_engine(run: Run, asked: Resources, site: Site) -> None:
+    """Refuse GPUs for a run whose engine would leave them idle.
+
+    Raises
+    ------
+    BadOption
+    """
+    by_site = [option for option in site.extra if option.startswith("--gpus")]
+    if run.plan.cost.can_use_gpus or not (asked.gpus or by_site):
+        return
+    got = f"{asked.gpus} GPU(s) a task" if asked.gpus else f"{by_site[0]} (site.toml)"
+    raise BadOption(
+        f"{run.folder} is planned for CPUs (engine '{run.plan.cost.engine}'), but {got} would be asked for; "
+        "plan again with --engine torch, or leave the GPUs out"
+    )
+
+
 def notes(asked: Resources, given: Resources, partition: str) -> tuple[str, ...]:
     """What was cut down to what a node has, for the user."""
     notes = []

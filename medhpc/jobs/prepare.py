@@ -13,7 +13,7 @@ import numpy as np
 
 import medhpc
 from medhpc.errors import BadOption
-from medhpc.jobs.allowance import ceiling_of, check_gpus, cost_of, notes, room
+from medhpc.jobs.allowance import ceiling_of, check_engine, check_gpus, cost_of, notes, room
 from medhpc.jobs.chain import Step, Target, chain
 from medhpc.jobs.packing import MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site, load_site
@@ -116,6 +116,7 @@ def prepare_run(
         memory=memory or site.memory or int(HEADROOM * cost.memory),
         seconds=0,
     )
+    check_engine(opened, asked, site)
     check_gpus(asked, ceiling, partition)
     given = ceiling.cut(asked)
     packing = pack(
@@ -169,6 +170,7 @@ def prepare_volumes(
     network: str | Path,
     suffix: str = ".ome.zarr",
     tables: bool = False,
+    engine: str = "auto",
     tile_options: Sequence[str] = (),
     stitch_options: Sequence[str] = (),
     stitch_workers: int = 1,
@@ -196,8 +198,10 @@ def prepare_volumes(
         Of the results.
     tables : bool
         List the objects in ``out_dir/<name>.csv``.
+    engine : str
+        As for :func:`medhpc.tiling.tile`; ``auto`` is ``torch`` where tasks have GPUs.
     tile_options, stitch_options : sequence of str
-        As for ``medhpc tile`` (without network, memory, threads, device) and ``medhpc stitch``.
+        As for ``medhpc tile`` (without network, memory, engine, threads, device) and ``medhpc stitch``.
     tasks : int, optional
         How many tasks share the tiles; how many there are is known only when they are planned.
     stitch_workers, target_seconds, rounds, concurrent, cluster, cpus, gpus, memory, folder, site
@@ -206,7 +210,7 @@ def prepare_volumes(
     Raises
     ------
     BadOption
-        Two volumes of one name.
+        Two volumes of one name, or GPUs for an engine that computes on CPUs.
     VolumeNotFound, UnknownFormat, SlurmDown, NoSlurm
     """
     _check(cluster, target_seconds, rounds, concurrent)
@@ -221,12 +225,15 @@ def prepare_volumes(
         warning=int(max(60, target_seconds / 10)),
     )
     check_gpus(asked, ceiling, partition)
+    for target in targets:
+        if not target.volume:
+            check_engine(Run(target.run), asked, site)
     given = ceiling.cut(asked)
     sharing = _tasks_unplanned(tasks or _tasks_for(voxels, len(targets)), len(targets), rounds, ceiling)
     repairing = max(1, min(sharing // 4, MOST_REPAIR_TASKS, ceiling.array_size or MOST_REPAIR_TASKS))
     packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=repairing, infer=given)
     place = Path(folder).resolve() if folder else Path(out_dir).resolve() / JOBS / new_id()
-    machine = _machine(given)
+    machine, pinned = _machine(given), _engine_option(engine, given)
     steps = chain(
         targets,
         packing,
@@ -236,7 +243,15 @@ def prepare_volumes(
         stitch=ceiling.cut(replace(given, cpus=given.cpus * stitch_workers, memory=given.memory * stitch_workers)),
         rounds=rounds,
         concurrent=concurrent,
-        plan_options=("--network", _absolute(network), "--memory", f"{memory // 2**20}M", *machine, *tile_options),
+        plan_options=(
+            "--network",
+            _absolute(network),
+            "--memory",
+            f"{memory // 2**20}M",
+            *pinned,
+            *machine,
+            *tile_options,
+        ),
         infer_options=machine,
         stitch_options=(*stitch_options, *_workers(stitch_workers)),
     )
@@ -318,6 +333,18 @@ def _tasks_unplanned(asked: int, volumes: int, rounds: int, ceiling: Ceiling) ->
 
 def _machine(resources: Resources) -> tuple[str, ...]:
     return ("--threads", str(resources.cpus), *(("--device", "cuda") if resources.gpus else ()))
+
+
+def _engine_option(engine: str, resources: Resources) -> tuple[str, ...]:
+    """The engine that volumes are planned for: tasks with GPUs need one that computes on them."""
+    if resources.gpus and engine not in ("auto", "torch"):
+        raise BadOption(
+            f"engine '{engine}' computes on CPUs, but {resources.gpus} GPU(s) a task would be asked for; "
+            "use --engine torch, or leave the GPUs out"
+        )
+    if resources.gpus:
+        return ("--engine", "torch")
+    return () if engine == "auto" else ("--engine", engine)
 
 
 def _workers(count: int) -> tuple[str, ...]:

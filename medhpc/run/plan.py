@@ -137,6 +137,11 @@ class Cost:
     device: str
     threads: int
 
+    @property
+    def can_use_gpus(self) -> bool:
+        """Whether tasks with a GPU compute on it: the other engines are for CPUs, wherever they run."""
+        return self.engine == "torch"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
