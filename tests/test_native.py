@@ -26,6 +26,7 @@ from medhpc.engine import BlockTooLarge, TorchEngine, native
 from medhpc.engine.native import NativeEngine, library, usable_variants
 from medhpc.engine.reference import by_definition
 from medhpc.errors import NetworkMismatch, NoEngine
+from medhpc.geometry import Box
 from medhpc.infer import infer
 from medhpc.nets import MSD, Identity
 from medhpc.tiling import tile
@@ -147,6 +148,52 @@ def test_threads_change_no_bit(case):
     network, block = case
     one, two, three = (NativeEngine(network, threads)(block, "raw") for threads in (1, 2, 3))
     assert np.array_equal(one, two) and np.array_equal(one, three)
+
+
+@st.composite
+def wanted_parts(draw, shape):
+    """A box inside a block (z, y, x) of this shape; not empty."""
+    start = [draw(st.integers(0, length - 1)) for length in shape]
+    return Box(tuple(start), tuple(draw(st.integers(a + 1, length)) for a, length in zip(start, shape, strict=True)))
+
+
+@built
+@settings(max_examples=60, deadline=None)
+@given(st.data(), networks_and_blocks(outlier=False), st.sampled_from(usable_variants() or ("none",)))
+def test_a_part_of_the_result(data, case, variant):
+    network, block = case
+    wanted = data.draw(wanted_parts(block.shape[1:]))
+    engine = NativeEngine(network, 2, variant)
+    engine(np.full_like(block, np.nan), "raw")  # what a part does not depend on is left in memory as it was: NaN
+    expected = truth(network, block)[(slice(None), *wanted.slices)]
+    found = engine(block, "raw", wanted)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(truth(network, block)).max()
+
+
+@built
+@pytest.mark.parametrize("kind", ["raw", "probability", "classes"])
+def test_a_part_of_the_result_of_a_long_row(kind):
+    network, block = lively(MSD(1, 3, 13, dilations=[1, 2, 7, 40])), noise(1, 42, 45, 600)
+    wanted = Box((11, 3, 37), (14, 9, 411))
+    native, stock = (engines.load(network, name=name, device="cpu", threads=1) for name in ("native", "torch"))
+    assert np.allclose(native(block, kind, wanted), stock(block, kind, wanted), atol=1e-4)
+
+
+@built
+@settings(max_examples=20, deadline=None)
+@given(networks_and_blocks(), st.sampled_from(usable_variants() or ("none",)))
+def test_smaller_transforms(case, variant):
+    network, block = case
+    found = NativeEngine(network, 1, variant, winograd=2)(block, "raw")
+    assert difference(found, truth(network, block)) <= TOLERANCE
+
+
+@built
+def test_smaller_transforms_round_less():
+    network, block = lively(MSD(1, 2, 20)), noise(1, 16, 17, 18)
+    four, two = (difference(NativeEngine(network, 1, winograd=m)(block, "raw"), truth(network, block)) for m in (4, 2))
+    assert two < four
 
 
 @built

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from medhpc.engine.memory import peak_growth
-from medhpc.geometry import Index
+from medhpc.geometry import Box, Index
 
 
 class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
@@ -47,7 +47,7 @@ class Engine(ABC):
     threads: int
 
     @abstractmethod
-    def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
+    def __call__(self, block: np.ndarray, kind: str, wanted: Box | None = None) -> np.ndarray:
         """Evaluate the network.
 
         Parameters
@@ -57,11 +57,14 @@ class Engine(ABC):
         kind : {"probability", "classes", "raw"}
             ``probability``: the foreground classes (all but the first; the only one of a one-channel network);
             ``classes``: the probability of every class; ``raw``: the network's own numbers.
+        wanted : Box, optional
+            The part of the block whose result is wanted; all of it by default. An engine may leave out what this part
+            does not depend on.
 
         Returns
         -------
         ndarray, shape (outputs, z, y, x)
-            float32 for probabilities, the network's own dtype for ``raw``.
+            Of the wanted part; float32 for probabilities, the network's own dtype for ``raw``.
 
         Raises
         ------

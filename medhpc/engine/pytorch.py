@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from medhpc.engine.base import BlockTooLarge, Engine
+from medhpc.geometry import Box
 
 
 class TorchEngine(Engine):
@@ -26,11 +27,13 @@ class TorchEngine(Engine):
         self.threads = torch.get_num_threads()
         self.network = network.to(device).eval()
 
-    def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
+    def __call__(self, block: np.ndarray, kind: str, wanted: Box | None = None) -> np.ndarray:
         """See :class:`medhpc.engine.base.Engine`."""
         try:
             with torch.inference_mode():
                 scores = self._scores(torch.from_numpy(block).to(self.device))
+                if wanted is not None:
+                    scores = scores[(slice(None), *wanted.slices)]
                 return _activate(scores, kind).cpu().numpy()
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()

@@ -72,9 +72,9 @@ def _predict_core(engine: Engine, plan: Plan, block: np.ndarray, core: Box) -> n
     smallest = max(core.shape) < 2 * SMALLEST
     if read.size <= plan.cost.block_voxels or smallest:
         try:
-            values = engine(np.ascontiguousarray(block[(slice(None), *read.slices)]), ENGINE_KIND[plan.stored.kind])
-            inner = values[(slice(None), *core.relative_to(read).slices)]
-            return encode(inner, plan.stored.kind, plan.stored.dtype)
+            given = np.ascontiguousarray(block[(slice(None), *read.slices)])
+            values = engine(given, ENGINE_KIND[plan.stored.kind], core.relative_to(read))
+            return encode(values, plan.stored.kind, plan.stored.dtype)
         except BlockTooLarge:
             if smallest:
                 raise BadOption(

@@ -250,8 +250,7 @@ class HaloProbe:
 
     def _compute(self, core: Box, halo: int) -> np.ndarray:
         read = core.with_context(self.grown(halo), self.least, self.stride, self.whole)
-        values = self.engine(self.read(read), self.kind)
-        return values[(slice(None), *core.relative_to(read).slices)]
+        return self.engine(self.read(read), self.kind, core.relative_to(read))
 
 
 def _classes(values: np.ndarray, kind: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 
 from medhpc.engine.base import BlockTooLarge, Engine
 from medhpc.engine.native.library import KINDS, NO_MEMORY, load_library, usable_variants, why_not_built
-from medhpc.geometry import Index
+from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
 from medhpc.nets.msd import WINDOW_EDGE
 
@@ -40,23 +40,26 @@ class NativeEngine(Engine):
     threads : int
     variant : str, optional
         Instruction set, one of :func:`usable_variants`; the fastest by default.
+    winograd : {4, 2}
+        Neighbouring outputs that one transform gives, along each of two axes. 2 spends 1.8 times the products of 4,
+        and its rounding errors are smaller.
     """
 
     name = "native"
 
-    def __init__(self, network: torch.nn.Module, threads: int, variant: str | None = None) -> None:
+    def __init__(self, network: torch.nn.Module, threads: int, variant: str | None = None, winograd: int = 4) -> None:
         assert isinstance(network, MSD)
         self.network: MSD = network
         self.device, self.threads = torch.device("cpu"), threads
         self.variant = variant or usable_variants()[0]
         self._library = load_library(self.variant)
-        self._handle = ctypes.c_void_p(_create(self._library, network))
+        self._handle = ctypes.c_void_p(_create(self._library, network, winograd))
         weakref.finalize(self, self._library.msd_destroy, self._handle)
 
-    def __call__(self, block: np.ndarray, kind: str) -> np.ndarray:
+    def __call__(self, block: np.ndarray, kind: str, wanted: Box | None = None) -> np.ndarray:
         """See :class:`medhpc.engine.base.Engine`; numbers of any dtype and stride."""
         try:
-            return self._evaluate(np.require(block, np.float32, "A"), kind)
+            return self._evaluate(np.require(block, np.float32, "A"), kind, wanted or Box.whole(block.shape[1:]))
         except MemoryError:
             raise BlockTooLarge(f"no memory for a block of {block.shape[1:]} voxels") from None
 
@@ -66,25 +69,27 @@ class NativeEngine(Engine):
         inside = self._library.msd_bytes(self._handle, _ints(planes), self.threads)
         return int(inside) + 4 * self.network.out_channels * math.prod(shape)
 
-    def _evaluate(self, block: np.ndarray, kind: str) -> np.ndarray:
+    def _evaluate(self, block: np.ndarray, kind: str, wanted: Box) -> np.ndarray:
         outputs = self.network.out_channels - (kind == "probability" and self.network.out_channels > 1)
-        result = np.empty((outputs, *block.shape[1:]), np.float32)
+        result = np.empty((outputs, *wanted.shape), np.float32)
         if self.network.ndim == 3:
             self.network.check_shape((1, *block.shape))
-            self._run(block, kind, result)
+            self._run(block, kind, wanted, result)
             return result
-        for z in range(block.shape[1]):  # a 2D network sees each plane by itself
-            self.network.check_shape((1, block.shape[0], *block.shape[2:]))
-            plane = np.empty((outputs, 1, *block.shape[2:]), np.float32)
-            self._run(block[:, z : z + 1], kind, plane)
-            result[:, z] = plane[:, 0]
+        self.network.check_shape((1, block.shape[0], *block.shape[2:]))
+        (first, *start), (stop, *end) = wanted.start, wanted.stop
+        inside = Box((0, *start), (1, *end))
+        for z in range(first, stop):  # a 2D network sees each plane by itself
+            plane = np.empty((outputs, 1, *wanted.shape[1:]), np.float32)
+            self._run(block[:, z : z + 1], kind, inside, plane)
+            result[:, z - first] = plane[:, 0]
         return result
 
-    def _run(self, block: np.ndarray, kind: str, result: np.ndarray) -> None:
+    def _run(self, block: np.ndarray, kind: str, wanted: Box, result: np.ndarray) -> None:
         strides = (ctypes.c_int64 * 4)(*block.strides)
-        shape = _ints(block.shape[1:])
+        shape, inside = _ints(block.shape[1:]), _ints([*wanted.start, *wanted.stop])
         outcome = self._library.msd_run(
-            self._handle, block.ctypes.data, strides, shape, KINDS[kind], self.threads, _floats(result)
+            self._handle, block.ctypes.data, strides, shape, inside, KINDS[kind], self.threads, _floats(result)
         )
         if outcome == NO_MEMORY:
             raise MemoryError
@@ -96,7 +101,7 @@ class NativeEngine(Engine):
         return time.perf_counter() - began, self.bytes(shape)
 
 
-def _create(library: ctypes.CDLL, network: MSD) -> int:
+def _create(library: ctypes.CDLL, network: MSD, winograd: int) -> int:
     """Hand a network to the library, which copies its numbers."""
     handle: int | None = library.msd_create(
         network.in_channels,
@@ -109,6 +114,7 @@ def _create(library: ctypes.CDLL, network: MSD) -> int:
         *(_floats(array) for array in (_joined(network.weights), _joined(network.biases))),
         *(_floats(_joined([part])) for part in (network.head_weight, network.head_bias)),
         _floats(_windows(network)),
+        winograd,
     )
     if not handle:
         raise MemoryError

@@ -16,10 +16,10 @@ NO_MEMORY = 1  # as `Outcome` in src/library.cpp
 
 _FLOATS, _INTS, _LONGS = POINTER(ctypes.c_float), POINTER(c_int), POINTER(c_int64)
 _SIGNATURES = {
-    "msd_create": (c_void_p, [c_int] * 6 + [_INTS] + [_FLOATS] * 5),
+    "msd_create": (c_void_p, [c_int] * 6 + [_INTS] + [_FLOATS] * 5 + [c_int]),
     "msd_destroy": (None, [c_void_p]),
     "msd_bytes": (c_int64, [c_void_p, _INTS, c_int]),
-    "msd_run": (c_int, [c_void_p, c_void_p, _LONGS, _INTS, c_int, c_int, _FLOATS]),
+    "msd_run": (c_int, [c_void_p, c_void_p, _LONGS, _INTS, _INTS, c_int, c_int, _FLOATS]),
     "msd_peak": (c_double, [c_long]),
     "msd_runs_here": (c_int, []),
 }

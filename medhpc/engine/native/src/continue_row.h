@@ -1,4 +1,4 @@
-// Continues a transformed row in x beyond the ends of the volume: by reflection, or by zeros.
+// Continues a transformed row in x beyond the ends of the volume: by reflection, or by zeros. Nothing where reach <= 0.
 //
 // The transform is over (z, y) and the same for each x, so that the transform of a reflected row is the reflected
 // transform. Vectors are reversed whole; what they write too much is scratch that nobody reads.

@@ -29,15 +29,16 @@ struct Scratch {
 
     // For passes of so many sources at most, and dilations up to `reach`.
     static ptrdiff_t transformed_floats(const Layout& layout, int sources, int reach) {
-        const ptrdiff_t source = longest_block(layout, reach) * LANES + 2 * round_up(reach, LANES);
+        const ptrdiff_t source = longest_block(layout) * LANES + 2 * round_up(reach, LANES);
         return MOST_COMPONENTS * (sources * source + SKEW);
     }
-    static ptrdiff_t product_floats(const Layout& layout, int reach) {
-        return MOST_COMPONENTS * (MOST_TARGETS * longest_block(layout, reach) * LANES + SKEW);
+    static ptrdiff_t product_floats(const Layout& layout) {
+        return MOST_COMPONENTS * (MOST_TARGETS * longest_block(layout) * LANES + SKEW);
     }
+    static int longest_block(const Layout& layout) { return std::min(layout.vectors, BLOCK); }
 
     Scratch(const Layout& layout, int sources, int reach)
-        : transformed(transformed_floats(layout, sources, reach)), products(product_floats(layout, reach)) {
+        : transformed(transformed_floats(layout, sources, reach)), products(product_floats(layout)) {
         wanted.resize(sources * MOST_COMPONENTS + MOST_TARGETS * 16);
     }
 
@@ -51,6 +52,7 @@ struct Scratch {
 // All maps of one block of a volume.
 struct Maps {
     const Layout& layout;
+    Region wanted;       // of the result
     float* channels;     // the first channel
     const float* zeros;  // one row
     int inputs;
@@ -79,15 +81,25 @@ class TileOfPass {
     template <int MZ, int MY>
     void compute() {
         transform_sources<MZ, MY>();
-        for (std::size_t group = 0; group < pass_.groups.size(); group++) {
+        const std::size_t groups = needed_groups();
+        for (std::size_t group = 0; group < groups; group++) {
             want_targets(pass_.groups[group]);
-            if (group + 1 == pass_.groups.size() && next_) want_sources(*next_);
+            if (group + 1 == groups && next_) want_sources(*next_);
             multiply_all(pass_.groups[group], components(MZ) * components(MY));
             transform_targets<MZ, MY>(pass_.groups[group]);
         }
     }
 
    private:
+    // The first so many groups: on later maps, fewer voxels of the result depend.
+    std::size_t needed_groups() const {
+        std::size_t needed = 1;  // the tile lies in the region of the first
+        while (needed < pass_.groups.size() &&
+               maps_.wanted.grown(pass_.groups[needed].reach, maps_.layout).meets(tile_, pass_.dilation))
+            needed++;
+        return needed;
+    }
+
     // Offsets of the rows that a tile reads in each source: [z component][y component]; -1: zeros.
     void offsets(const Tile& tile, ptrdiff_t* found) const {
         const int s = pass_.dilation, before_z = tile.z.points > 1;
@@ -117,8 +129,9 @@ class TileOfPass {
 
     void continue_row(float* x0) const {
         const Layout& layout = maps_.layout;
-        if (tile_.x == 0) continue_left(x0, pass_.dilation, layout.reflected);
-        if (end_ >= layout.width) continue_right(x0 + layout.width - 1, pass_.dilation, layout.reflected);
+        const int beyond = end_ + pass_.dilation - layout.width;  // of the last column
+        continue_left(x0, pass_.dilation - tile_.x, layout.reflected);
+        continue_right(x0 + layout.width - 1, std::min(beyond, pass_.dilation), layout.reflected);
     }
 
     void want_targets(const Group& group) {

@@ -11,14 +11,15 @@ namespace {
 enum Outcome { DONE = 0, NO_MEMORY = 1 };
 }
 
-// Weights as in Architecture and Head; windows: (low, high, middle, scale) of each input. Null: no memory.
+// Weights as in Architecture and Head; windows: (low, high, middle, scale) of each input; most_points: outputs of the
+// largest transform, 4 (fast) or 2 (rounds less). Null: no memory.
 PUBLIC void* msd_create(int inputs, int outputs, int maps, int width, int dimensions, int reflected,
                         const int* dilations, const float* weights, const float* biases, const float* head_weights,
-                        const float* head_biases, const float* windows) try {
+                        const float* head_biases, const float* windows, int most_points) try {
     const Architecture architecture{inputs,         outputs,   maps,    width, dimensions,
                                     reflected != 0, dilations, weights, biases};
     const Head head{inputs + maps, outputs, head_weights, head_biases};
-    return new Network(architecture, head, reinterpret_cast<const Window*>(windows));
+    return new Network(architecture, head, reinterpret_cast<const Window*>(windows), most_points);
 } catch (const std::bad_alloc&) {
     return nullptr;
 }
@@ -30,11 +31,13 @@ PUBLIC int64_t msd_bytes(const void* network, const int* shape, int threads) {
     return static_cast<const Network*>(network)->bytes(shape, threads);
 }
 
-// Evaluate float32 voxels (inputs, z, y, x) with strides in bytes; result: (outputs or fewer, z, y, x), C order.
-PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, const int* shape, int kind, int threads,
-                   float* result) try {
+// Evaluate float32 voxels (inputs, z, y, x) with strides in bytes; wanted: first z, y, x and the end of z, y, x of what
+// is wanted; result: that, (outputs or fewer, z, y, x), C order.
+PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, const int* shape, const int* wanted,
+                   int kind, int threads, float* result) try {
     const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
-    const Block block{static_cast<const char*>(voxels), steps, shape};
+    const Region region{{wanted[0], wanted[1], wanted[2]}, {wanted[3], wanted[4], wanted[5]}};
+    const Block block{static_cast<const char*>(voxels), steps, shape, region};
     static_cast<Network*>(network)->run(block, static_cast<Kind>(kind), threads, result);
     return DONE;
 } catch (const std::bad_alloc&) {

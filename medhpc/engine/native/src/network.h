@@ -15,11 +15,13 @@ struct Block {
     const char* voxels;       // float32
     const ptrdiff_t* strides;  // bytes: channel, z, y, x
     const int* shape;         // z, y, x
+    Region wanted;            // of the result
 };
 
 class Network {
    public:
-    Network(const Architecture& architecture, const Head& head, const Window* windows)
+    // most: outputs of the largest transform; 4 is faster, 2 rounds less.
+    Network(const Architecture& architecture, const Head& head, const Window* windows, int most)
         : weights_(architecture.weights, architecture.kernel(architecture.maps, 0)),
           dilations_(architecture.dilations, architecture.dilations + architecture.maps),
           biases_(architecture.biases, architecture.biases + architecture.maps),
@@ -27,7 +29,8 @@ class Network {
           head_biases_(head.biases, head.biases + head.outputs),
           windows_(windows, windows + architecture.inputs),
           net_(architecture),
-          head_(head) {
+          head_(head),
+          most_points_(most) {
         net_.weights = weights_.data();
         net_.dilations = dilations_.data();
         net_.biases = biases_.data();
@@ -41,7 +44,7 @@ class Network {
     ptrdiff_t bytes(const int* shape, int threads) const {
         const Layout layout = layout_of(shape);
         const ptrdiff_t scratch =
-            Scratch::transformed_floats(layout, most_sources_, reach_) + Scratch::product_floats(layout, reach_);
+            Scratch::transformed_floats(layout, most_sources_, reach_) + Scratch::product_floats(layout);
         return 4 * (maps_floats(layout) + threads * (scratch + head_.outputs * layout.row));
     }
 
@@ -70,7 +73,7 @@ class Network {
               kind_(kind),
               result_(result),
               layout_(network.layout_of(block.shape)),
-              maps_{layout_, nullptr, nullptr, network.net_.inputs},
+              maps_{layout_, block.wanted, nullptr, nullptr, network.net_.inputs},
               queues_(network.passes_.size() + 2) {
             if (!memory || memory->size < network.maps_floats(layout_)) {
                 memory.reset();
@@ -79,10 +82,7 @@ class Network {
             std::fill_n(memory->floats, layout_.row, 0.0f);
             maps_.zeros = memory->floats;
             maps_.channels = memory->floats + layout_.row;
-            for (const Pass& pass : network.passes_) {
-                std::vector<Tile>& list = tiles_[pass.dilation];
-                if (list.empty()) list = tiles(layout_, pass.dilation, network.net_.dimensions);
-            }
+            cut_into_tiles();
             for (int member = 0; member < threads; member++) {
                 scratch_.push_back(std::make_unique<Scratch>(layout_, network.most_sources_, network.reach_));
                 scores_.push_back(std::make_unique<Memory>(network.head_.outputs * layout_.row));
@@ -91,32 +91,52 @@ class Network {
 
         void work(int member, Team& team) {
             Queue* queue = queues_.data();
-            const int rows = layout_.depth * layout_.height;
-            int first, stop;
+            int rows = layout_.depth * layout_.height, first, stop;
             while (queue->take(rows * maps_.inputs, team.size(), first, stop))
                 for (int row = first; row < stop; row++) load(row / rows, row % rows);
             team.meet();
-            for (const Pass& pass : network_.passes_) {
-                const std::vector<Tile>& list = tiles_.at(pass.dilation);
+            for (std::size_t pass = 0; pass < network_.passes_.size(); pass++) {
+                const std::vector<Tile>& list = *tiles_[pass];
                 queue++;
                 while (queue->take(static_cast<int>(list.size()), team.size(), first, stop))
                     for (int at = first; at < stop; at++)
-                        convolve(pass, list[at], at + 1 < stop ? &list[at + 1] : nullptr, *scratch_[member]);
+                        convolve(network_.passes_[pass], list[at], at + 1 < stop ? &list[at + 1] : nullptr,
+                                 *scratch_[member]);
                 team.meet();
             }
             queue++;
+            rows = length(0) * length(1);
             while (queue->take(rows, team.size(), first, stop))
                 for (int row = first; row < stop; row++) finish(row, scores_[member]->floats);
         }
 
        private:
-        ptrdiff_t offset(int row) const { return layout_.offset(row / layout_.height, row % layout_.height); }
+        using Tiles = std::vector<Tile>;
+
+        // Passes of one dilation share their tiles, while what is wanted depends on all of the volume.
+        void cut_into_tiles() {
+            std::map<int, std::pair<Region, std::shared_ptr<Tiles>>> latest;  // by dilation
+            for (const Pass& pass : network_.passes_) {
+                const Region region = block_.wanted.grown(pass.reach(), layout_);
+                auto& [of, list] = latest[pass.dilation];
+                if (!list || !(of == region)) {
+                    const int dimensions = network_.net_.dimensions;
+                    list = std::make_shared<Tiles>(tiles(region, pass.dilation, dimensions, network_.most_points_));
+                    of = region;
+                }
+                tiles_.push_back(list);
+            }
+        }
+
+        // Of the wanted part.
+        int length(int axis) const { return block_.wanted.stop[axis] - block_.wanted.start[axis]; }
 
         void load(int channel, int row) const {
             const ptrdiff_t* strides = block_.strides;
             const char* from = block_.voxels + channel * strides[0] + row / layout_.height * strides[1] +
                                row % layout_.height * strides[2];
-            load_row(from, strides[3], network_.windows_[channel], layout_.width, maps_.channel(channel) + offset(row));
+            float* to = maps_.channel(channel) + layout_.offset(row / layout_.height, row % layout_.height);
+            load_row(from, strides[3], network_.windows_[channel], layout_.width, to);
         }
 
         void convolve(const Pass& pass, const Tile& tile, const Tile* next, Scratch& scratch) const {
@@ -127,15 +147,20 @@ class Network {
             if (z == 1) y == 4 ? work.compute<1, 4>() : work.compute<1, 2>();
         }
 
+        // row: of the wanted part.
         void finish(int row, float* scores) const {
             const Head& head = network_.head_;
-            head.score_row(maps_.channels + offset(row), layout_.map, layout_.vectors, scores, layout_.row);
-            if (kind_ != RAW) activate(scores, layout_.row, head.outputs, layout_.width);
+            const auto& start = block_.wanted.start;
+            const int z = start[0] + row / length(1), y = start[1] + row % length(1), width = length(2);
+            const int x = start[2] / LANES * LANES, before = start[2] - x;  // rows are read by whole vectors
+            const float* channel = maps_.channels + layout_.offset(z, y) + x;
+            head.score_row(channel, layout_.map, (before + width + LANES - 1) / LANES, scores, layout_.row);
+            if (kind_ != RAW) activate(scores + before, layout_.row, head.outputs, width);
             const int skipped = kind_ == PROBABILITY && head.outputs > 1;
-            const ptrdiff_t voxels = ptrdiff_t{layout_.depth} * layout_.height * layout_.width;
+            const ptrdiff_t voxels = ptrdiff_t{length(0)} * length(1) * width;
             for (int k = skipped; k < head.outputs; k++) {
-                float* place = result_ + (k - skipped) * voxels + ptrdiff_t{row} * layout_.width;
-                std::copy_n(scores + k * layout_.row, layout_.width, place);
+                float* place = result_ + (k - skipped) * voxels + ptrdiff_t{row} * width;
+                std::copy_n(scores + k * layout_.row + before, width, place);
             }
         }
 
@@ -146,7 +171,7 @@ class Network {
         const Layout layout_;
         Maps maps_;
         std::vector<Queue> queues_;  // loading, each pass, the end
-        std::map<int, std::vector<Tile>> tiles_;
+        std::vector<std::shared_ptr<Tiles>> tiles_;  // of each pass
         std::vector<std::unique_ptr<Scratch>> scratch_;  // of each thread
         std::vector<std::unique_ptr<Memory>> scores_;
     };
@@ -158,7 +183,7 @@ class Network {
     Architecture net_;
     Head head_;
     std::vector<Pass> passes_;
-    int most_sources_ = 1;
+    int most_points_, most_sources_ = 1;
     int reach_;  // largest dilation
     std::mutex busy_;
     std::unique_ptr<Memory> kept_;

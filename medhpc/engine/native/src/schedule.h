@@ -35,8 +35,9 @@ struct Architecture {
 
 // Targets whose sums are in registers together.
 struct Group {
-    std::vector<int> targets;  // maps
+    std::vector<int> targets;  // maps, in their order
     int complete;              // the first so many have all their parts after this pass
+    int reach;                 // how far from a voxel its score depends on the first of them; on the others, less
     std::vector<float> weights[2][2];  // [4 outputs in z][4 in y]: [component][source][x tap][target]
 };
 
@@ -45,6 +46,7 @@ struct Pass {
     std::vector<Group> groups;
 
     bool starts() const { return first_source == 0; }
+    int reach() const { return groups.front().reach; }
 };
 
 inline std::vector<float> transformed_weights(const Architecture& net, const Pass& pass,
@@ -75,6 +77,14 @@ inline std::vector<int> divided(int number, int most) {
     return sizes;
 }
 
+// How far from a voxel its score depends on the maps of a layer: the dilations of all later layers.
+inline int reach_of(const Architecture& net, int map) {
+    int reach = 0;
+    for (int later = (map / net.width + 1) * net.width; later < net.maps; later += net.width)
+        reach += *std::max_element(net.dilations + later, net.dilations + later + net.width);
+    return reach;
+}
+
 inline void add_passes(const Architecture& net, int dilation, int first_source, int stop, int first_map,
                        std::vector<Pass>& passes) {
     std::vector<int> targets;
@@ -90,7 +100,7 @@ inline void add_passes(const Architecture& net, int dilation, int first_source, 
         int complete = first_source == stop ? in_this_layer : 0;
         auto target = targets.begin();
         for (int size : divided(static_cast<int>(targets.size()), MOST_TARGETS)) {
-            Group group{{target, target + size}, std::min(complete, size), {}};
+            Group group{{target, target + size}, std::min(complete, size), reach_of(net, *target), {}};
             target += size;
             complete -= group.complete;
             for (int z = 0; z < (net.dimensions == 3 ? 2 : 1); z++)

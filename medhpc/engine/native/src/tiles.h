@@ -1,11 +1,15 @@
-// A pass cuts the volume into tiles: up to 4 x 4 lattice points in (z, y) by a block of a row in x.
+// A pass cuts a region into tiles: up to 4 x 4 lattice points in (z, y) by a block of a row in x.
 //
 // The lattice of dilation s takes every s-th voxel; there are s of them along an axis ("phases"). Three or four points
 // that are left at an end get a tile of four, one or two a tile of two. Order: phase in z, tile in z, phase in y, block
 // in x, tile in y; so that neighbouring tiles share two of six input rows while these are in cache.
+//
+// The region is what of a map the wanted part of the result can depend on: it shrinks from layer to layer. Outside of
+// it maps hold whatever was in memory, NaN perhaps; a tile has no component that mixes such voxels into others.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "layout.h"
@@ -19,7 +23,11 @@ constexpr int BLOCK = 256 / LANES;
 struct Segment {
     int start;   // voxel of the first output
     int points;  // outputs of the transform: 4, 2, or 1 where the axis has no filter
-    int inside;  // of these, inside the volume
+    int inside;  // of these, inside the region
+
+    bool meets(int first, int stop, int dilation) const {
+        return start < stop && start + (inside - 1) * dilation >= first;
+    }
 };
 
 struct Tile {
@@ -27,12 +35,36 @@ struct Tile {
     int x, vectors;  // the block
 };
 
-inline std::vector<std::vector<Segment>> segments_by_phase(int length, int dilation) {
-    std::vector<std::vector<Segment>> phases(std::min(dilation, length));
+// Voxels from `start` up to, not including, `stop`: z, y, x.
+struct Region {
+    std::array<int, 3> start, stop;
+
+    // With all voxels at most `reach` away, inside the volume.
+    Region grown(int reach, const Layout& layout) const {
+        const int length[3] = {layout.depth, layout.height, layout.width};
+        Region larger = *this;
+        for (int axis = 0; axis < 3; axis++) {
+            larger.start[axis] = std::max(start[axis] - reach, 0);
+            larger.stop[axis] = std::min(stop[axis] + reach, length[axis]);
+        }
+        return larger;
+    }
+
+    bool meets(const Tile& tile, int dilation) const {
+        return tile.z.meets(start[0], stop[0], dilation) && tile.y.meets(start[1], stop[1], dilation) &&
+               tile.x < stop[2] && tile.x + tile.vectors * LANES > start[2];
+    }
+
+    bool operator==(const Region& other) const { return start == other.start && stop == other.stop; }
+};
+
+// most: outputs of the largest transform, 4 or 2.
+inline std::vector<std::vector<Segment>> segments_by_phase(int start, int stop, int dilation, int most) {
+    std::vector<std::vector<Segment>> phases(std::min(dilation, stop - start));
     for (int phase = 0; phase < static_cast<int>(phases.size()); phase++) {
-        int left = (length - phase + dilation - 1) / dilation;
-        for (int at = phase; left > 0;) {
-            const int points = left > 2 ? 4 : 2;
+        int at = start + phase, left = (stop - at + dilation - 1) / dilation;
+        while (left > 0) {
+            const int points = left > 2 ? most : 2;
             phases[phase].push_back({at, points, std::min(points, left)});
             at += points * dilation;
             left -= points;
@@ -41,39 +73,35 @@ inline std::vector<std::vector<Segment>> segments_by_phase(int length, int dilat
     return phases;
 }
 
-inline std::vector<Segment> each_alone(int length) {
+inline std::vector<std::vector<Segment>> each_alone(int start, int stop) {
     std::vector<Segment> planes;
-    for (int z = 0; z < length; z++) planes.push_back({z, 1, 1});
-    return planes;
+    for (int z = start; z < stop; z++) planes.push_back({z, 1, 1});
+    return {planes};
 }
 
-// Vectors of the longest block. What a row is continued by comes from one block: blocks are longer than the dilation.
-inline int longest_block(const Layout& layout, int dilation) {
-    return dilation < 32 ? std::min(layout.vectors, BLOCK) : layout.vectors;
-}
-
-// Blocks of a row: (first x, vectors).
-inline std::vector<std::pair<int, int>> blocks(const Layout& layout, int dilation) {
-    const int longest = longest_block(layout, dilation);
-    const int parts = (layout.vectors + longest - 1) / longest;
+// Blocks of a part of a row: (first x, vectors).
+inline std::vector<std::pair<int, int>> blocks(int start, int stop) {
+    int at = start / LANES;
+    const int count = (stop + LANES - 1) / LANES - at, parts = (count + BLOCK - 1) / BLOCK;
     std::vector<std::pair<int, int>> found;
-    for (int part = 0, at = 0; part < parts; part++) {
-        const int vectors = (layout.vectors + part) / parts;
+    for (int part = 0; part < parts; part++) {
+        const int vectors = (count + part) / parts;
         found.push_back({at * LANES, vectors});
         at += vectors;
     }
     return found;
 }
 
-inline std::vector<Tile> tiles(const Layout& layout, int dilation, int dimensions) {
-    const auto along_y = segments_by_phase(layout.height, dilation);
-    const auto along_z = dimensions == 3 ? segments_by_phase(layout.depth, dilation)
-                                         : std::vector<std::vector<Segment>>{each_alone(layout.depth)};
+inline std::vector<Tile> tiles(const Region& region, int dilation, int dimensions, int most) {
+    const auto along_z = dimensions == 3 ? segments_by_phase(region.start[0], region.stop[0], dilation, most)
+                                         : each_alone(region.start[0], region.stop[0]);
+    const auto along_y = segments_by_phase(region.start[1], region.stop[1], dilation, most);
+    const auto along_x = blocks(region.start[2], region.stop[2]);
     std::vector<Tile> found;
     for (const auto& phase_z : along_z)
         for (const Segment& z : phase_z)
             for (const auto& phase_y : along_y)
-                for (const auto& [x, vectors] : blocks(layout, dilation))
+                for (const auto& [x, vectors] : along_x)
                     for (const Segment& y : phase_y) found.push_back({z, y, x, vectors});
     return found;
 }
