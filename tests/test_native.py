@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from samples import cells, msd, write_tiff
 
 import hatch_build
 from medhpc import engine as engines
+from medhpc import nets
 from medhpc.cli.main import run_here
 from medhpc.engine import BlockTooLarge, TorchEngine, native
 from medhpc.engine.native import NativeEngine, library, usable_variants
@@ -203,6 +205,20 @@ def test_a_result_does_not_depend_on_what_was_computed_before():
     alone = engine(block, "raw")
     engine(np.full((1, 20, 24, 28), 1e30, np.float32), "raw")
     assert np.array_equal(engine(block, "raw"), alone)
+
+
+@built
+@pytest.mark.shared
+@pytest.mark.parametrize("winograd", [4, 2])
+def test_the_same_mask_on_real_nuclei(shared_data, winograd):
+    network = nets.load(ROOT / "benchmarks" / "network.safetensors")
+    with h5py.File(shared_data / "nuclei_ovule" / "1135_mini.h5") as file:
+        block = file["raw"][...].astype(np.float32)[None]
+    block = (block - block.mean()) / block.std()
+    mask = NativeEngine(network, 2, winograd=winograd)(block, "probability") >= 0.5
+    expected = engines.load(network, name="reference")(block, "probability") >= 0.5
+    assert 0.02 < expected.mean() < 0.98
+    assert np.count_nonzero(mask != expected) <= mask.size / 1e5
 
 
 # --- what is given -------------------------------------------------------------------------------
