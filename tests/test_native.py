@@ -209,16 +209,16 @@ def test_a_result_does_not_depend_on_what_was_computed_before():
 
 @built
 @pytest.mark.shared
-@pytest.mark.parametrize("winograd", [4, 2])
-def test_the_same_mask_on_real_nuclei(shared_data, winograd):
+def test_the_same_mask_on_real_nuclei(shared_data):
     network = nets.load(ROOT / "benchmarks" / "network.safetensors")
     with h5py.File(shared_data / "nuclei_ovule" / "1135_mini.h5") as file:
-        block = file["raw"][...].astype(np.float32)[None]
+        block = file["raw"][20:80, 20:80, 20:80].astype(np.float32)[None]
     block = (block - block.mean()) / block.std()
-    mask = NativeEngine(network, 2, winograd=winograd)(block, "probability") >= 0.5
     expected = engines.load(network, name="reference")(block, "probability") >= 0.5
     assert 0.02 < expected.mean() < 0.98
-    assert np.count_nonzero(mask != expected) <= mask.size / 1e5
+    for winograd in (4, 2):
+        mask = NativeEngine(network, 2, winograd=winograd)(block, "probability") >= 0.5
+        assert np.count_nonzero(mask != expected) <= mask.size / 1e5
 
 
 # --- what is given -------------------------------------------------------------------------------
