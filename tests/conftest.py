@@ -12,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("medhpc", deadline=None)
 settings.load_profile("medhpc")
 
+# Which engine is the fastest depends on the machine, what is tested does not.
+os.environ["MEDHPC_ENGINE"] = "native"
+
 SHARED = Path(os.environ.get("MEDHPC_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -1,4 +1,4 @@
-"""The reference engine: arrays in, arrays out, and honest about memory."""
+"""All engines alike: arrays in, arrays out, and honest about memory; which one is taken."""
 
 import math
 import os
@@ -7,16 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from samples import cells, msd, write_tiff
+from test_native import difference, lively, networks_and_blocks, truth
 from torch import nn
 
 from medhpc import engine as engines
 from medhpc.cli.main import run_here
-from medhpc.engine import BlockTooLarge, threads
-from medhpc.errors import BadOption, MedhpcError, NoDevice
-from medhpc.nets import Foreign, Identity
+from medhpc.engine import BlockTooLarge, choice, threads
+from medhpc.errors import BadOption, MedhpcError, NetworkMismatch, NoDevice
+from medhpc.nets import MSD, Foreign, Identity
 
 CPU = {"device": "cpu", "threads": 1}
+every_engine = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.skipif(bool(choice.why_not(name, msd())), reason=choice.why_not(name, msd()))
+        )
+        for name in engines.NAMES
+    ],
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -45,9 +56,37 @@ def test_raw_is_what_the_network_says():
     assert np.array_equal(engines.load(network, name="torch", **CPU)(block, "raw"), expected)
 
 
+@every_engine
+@settings(max_examples=30)
+@given(case=networks_and_blocks())
+def test_every_engine_says_what_the_definition_says(name, case):
+    network, block = case
+    assert difference(engines.load(network, name=name, **CPU)(block, "raw"), truth(network, block)) <= 1e-5
+
+
+@every_engine
+@pytest.mark.parametrize(
+    "options", [{"depth": 25}, {"depth": 12, "width": 3, "padding": "zero"}, {"depth": 30, "ndim": 2}], ids=str
+)
+def test_every_engine_on_deeper_networks(name, options):
+    network = lively(MSD(2, 3, **options))
+    block = noise(2, 13, 21, 34)
+    assert difference(engines.load(network, name=name, **CPU)(block, "raw"), truth(network, block)) <= 1e-5
+
+
+@every_engine
+def test_every_engine_takes_the_window_and_any_shape_in_turn(name):
+    network = lively(MSD(2, 2, 4, window=[(-0.5, 1.0), None], dilations=[1, 2]))
+    engine = engines.load(network, name=name, **CPU)
+    for shape in [(6, 7, 8), (3, 9, 4), *[(5, 5, n) for n in range(3, 14)], (6, 7, 8)]:
+        block = noise(2, *shape)
+        assert difference(engine(block, "raw"), truth(network, block)) <= 1e-5
+
+
+@every_engine
 @pytest.mark.parametrize("outputs", [2, 3, 7])
-def test_probabilities_are_a_softmax(outputs):
-    engine, block = engines.load(msd(outputs=outputs), **CPU), noise(1, 8, 8, 8)
+def test_probabilities_are_a_softmax(name, outputs):
+    engine, block = engines.load(msd(outputs=outputs), name=name, **CPU), noise(1, 8, 8, 8)
     scores = engine(block, "raw").astype(np.float64)
     expected = np.exp(scores) / np.exp(scores).sum(axis=0)
     classes = engine(block, "classes")
@@ -55,9 +94,10 @@ def test_probabilities_are_a_softmax(outputs):
     assert np.array_equal(engine(block, "probability"), classes[1:])  # without the background
 
 
+@every_engine
 @pytest.mark.parametrize("kind", ["probability", "classes"])
-def test_one_output_is_a_sigmoid(kind):
-    engine, block = engines.load(msd(outputs=1), **CPU), noise(1, 8, 8, 8)
+def test_one_output_is_a_sigmoid(name, kind):
+    engine, block = engines.load(msd(outputs=1), name=name, **CPU), noise(1, 8, 8, 8)
     expected = 1 / (1 + np.exp(-engine(block, "raw").astype(np.float64)))
     assert np.allclose(engine(block, kind), expected, atol=1e-6)
 
@@ -68,10 +108,26 @@ def test_half_precision_scores_give_float32_probabilities():
     assert engine(noise(1, 4, 4, 4), "probability").dtype == np.float32
 
 
-def test_a_2d_network_sees_every_plane_by_itself():
-    engine, block = engines.load(msd(ndim=2), **CPU), noise(1, 5, 12, 13)
+@every_engine
+def test_a_2d_network_sees_every_plane_by_itself(name):
+    engine, block = engines.load(msd(ndim=2), name=name, **CPU), noise(1, 5, 12, 13)
     planes = [engine(block[:, z : z + 1], "raw") for z in range(5)]
     assert np.array_equal(engine(block, "raw"), np.concatenate(planes, axis=1))
+
+
+@every_engine
+def test_a_block_that_the_network_refuses_is_refused(name):
+    engine = engines.load(msd(dilations=(3,)), name=name, **CPU)
+    for shape in [(1, 3, 9, 9), (2, 9, 9, 9)]:
+        with pytest.raises(NetworkMismatch):
+            engine(noise(*shape), "raw")
+
+
+@every_engine
+def test_memory_and_time_of_every_engine_are_measured(name):
+    cost = engines.load(msd(6), name=name, **CPU).measure(1, seconds=0.1)
+    assert cost.seconds_per_voxel > 0
+    assert cost.bytes_per_voxel >= 4 * 6  # its maps
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
@@ -104,6 +160,15 @@ def test_too_little_memory_is_told_from_other_errors(function):
     engine = engines.load(foreign(function), **CPU)
     with pytest.raises(BlockTooLarge):
         engine(noise(1, 4, 4, 4), "raw")
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("name", ["native", "openvino"])
+def test_too_little_memory_for_a_compiled_network(name):
+    if choice.why_not(name, msd()):
+        pytest.skip(choice.why_not(name, msd()))
+    with pytest.raises(BlockTooLarge):
+        engines.load(msd(), name=name, **CPU)(np.broadcast_to(np.float32(0), (1, 2000, 20000, 20000)), "raw")
 
 
 def test_other_errors_are_not_taken_for_too_little_memory():

@@ -276,7 +276,7 @@ def test_gpus_are_not_asked_for_where_the_engine_leaves_them_idle(on_cpus, contr
 def test_gpus_are_for_the_engine_that_computes_on_them(run, controller, gpus):
     found = prepared(run, gpus=1)
     assert found.packing.infer.gpus == 1
-    assert ("--device", "cuda") == found.submission.steps[0].options[-2:]
+    assert found.submission.steps[0].options[-2:] == ("--device", "cuda")
 
 
 @pytest.mark.parametrize(

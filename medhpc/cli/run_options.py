@@ -87,7 +87,7 @@ tile_options = options.together(
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "native", "torch", "reference"]),
+        type=click.Choice(["auto", "native", "torch", "openvino", "reference"]),
         default="auto",
         show_default=True,
         help="What evaluates the network in all tasks of the run. auto: torch where a GPU is seen while planning, else "

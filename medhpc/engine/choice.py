@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from medhpc.engine.base import Engine
+from medhpc.engine.fastest import fastest
 from medhpc.engine.native import NativeEngine, why_not_native
+from medhpc.engine.openvino import OpenVinoEngine, why_not_openvino
 from medhpc.engine.pytorch import TorchEngine
 from medhpc.engine.reference import ReferenceEngine
 from medhpc.engine.threads import usable_threads
 from medhpc.errors import BadOption, NoDevice, NoEngine
 from medhpc.nets import MSD
 
-NAMES = ("native", "torch", "reference")
-"""The engines, best first."""
+NAMES = ("native", "torch", "openvino", "reference")
+"""The engines; where several can be had on a CPU, the fastest is likely to be an early one."""
+TRIED = ("native", "torch", "openvino")
+"""Among which ``auto`` chooses."""
+VARIABLE = "MEDHPC_ENGINE"
+"""Environment variable that names the engine which ``auto`` takes."""
 
 
 def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", threads: int | None = None) -> Engine:
@@ -23,10 +31,11 @@ def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", 
     ----------
     network : torch.nn.Module
         From :func:`medhpc.nets.load`, or any with the same attributes.
-    name : {"auto", "native", "torch", "reference"}
+    name : {"auto", "native", "torch", "openvino", "reference"}
         ``native``: MS-D networks on CPUs, by medhpc's own kernel; ``torch``: any network, on a CPU or GPU;
-        ``reference``: MS-D networks as their definition reads, in float64. ``auto``: ``native`` where it can be, else
-        ``torch``.
+        ``openvino``: MS-D networks on CPUs by OpenVINO, where it is installed; ``reference``: MS-D networks as their
+        definition reads, in float64. ``auto``: what ``$MEDHPC_ENGINE`` names, where that can be, else ``torch``;
+        without it, ``torch`` on a GPU and the fastest on CPUs (see :mod:`medhpc.engine.fastest`).
     device : str
         ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
     threads : int, optional
@@ -42,24 +51,50 @@ def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", 
         raise BadOption(f"engine '{name}' is not one of auto, {', '.join(NAMES)}")
     threads = threads or usable_threads()
     torch.set_num_threads(threads)
-    if name == "reference":
-        _check(name, device, "" if isinstance(network, MSD) else "it evaluates MS-D networks only")
-        return ReferenceEngine(network)
+    name = _automatic(network, device, threads) if name == "auto" else name
+    if name == "torch":
+        return TorchEngine(network, _device(device))
+    _check(name, network, device)
+    return _on_cpu(name, network, threads)
+
+
+def why_not(name: str, network: torch.nn.Module) -> str:
+    """Why an engine cannot evaluate this network on this machine's processor; "" where it can."""
     if name == "native":
-        _check(name, device, why_not_native(network))
-        return NativeEngine(network, threads)
-    place = _device(device)
-    if name == "auto" and place.type == "cpu" and not why_not_native(network):
-        return NativeEngine(network, threads)
-    return TorchEngine(network, place)
+        return why_not_native(network)
+    if name == "openvino":
+        return why_not_openvino(network)
+    return "it evaluates MS-D networks only" if name == "reference" and not isinstance(network, MSD) else ""
 
 
-def _check(name: str, device: str, why_not: str) -> None:
+def _on_cpu(name: str, network: torch.nn.Module, threads: int) -> Engine:
+    if name == "native":
+        return NativeEngine(network, threads)
+    if name == "openvino":
+        return OpenVinoEngine(network, threads)
+    return ReferenceEngine(network) if name == "reference" else TorchEngine(network, torch.device("cpu"))
+
+
+def _automatic(network: torch.nn.Module, device: str, threads: int) -> str:
+    """The engine that ``auto`` means here."""
+    wanted = os.environ.get(VARIABLE) or "auto"
+    if wanted not in ("auto", *NAMES):
+        raise BadOption(f"{VARIABLE} is '{wanted}', not one of auto, {', '.join(NAMES)}")
+    if wanted != "auto":
+        return wanted if device in ("auto", "cpu") and not why_not(wanted, network) else "torch"
+    if _device(device).type != "cpu" or not isinstance(network, MSD):
+        return "torch"
+    able = [name for name in TRIED if not why_not(name, network)]
+    return fastest(network, able, lambda name, example: _on_cpu(name, example, threads), threads)
+
+
+def _check(name: str, network: torch.nn.Module, device: str) -> None:
     """Refuse an engine for CPUs where it cannot be had."""
     if device not in ("auto", "cpu"):
         raise NoEngine(f"engine '{name}' computes on CPUs, not on '{device}'; plan with --engine torch")
-    if why_not:
-        raise NoEngine(f"engine '{name}' cannot be used here: {why_not}; plan with --engine torch")
+    reason = why_not(name, network)
+    if reason:
+        raise NoEngine(f"engine '{name}' cannot be used here: {reason}; plan with --engine torch")
 
 
 def _device(name: str) -> torch.device:

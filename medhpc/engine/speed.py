@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from medhpc.engine.base import Engine
-from medhpc.engine.choice import NAMES, load
-from medhpc.engine.native import usable_variants, why_not_native
+from medhpc.engine.choice import NAMES, TRIED, load, why_not
+from medhpc.engine.native import usable_variants
 from medhpc.engine.native.library import load_library
 from medhpc.engine.threads import usable_threads
 from medhpc.geometry import Index
@@ -42,7 +42,7 @@ class Speed:
 
 
 def measure_engines(
-    network: MSD, shape: Index = (48, 64, 64), *, names: Sequence[str] = ("native", "torch"), threads: int | None = None
+    network: MSD, shape: Index = (48, 64, 64), *, names: Sequence[str] = TRIED, threads: int | None = None
 ) -> list[Speed]:
     """Run engines in turn on a block of noise.
 
@@ -89,9 +89,9 @@ def processor_seconds(engine: Engine, block: np.ndarray, rounds: int = 3) -> tup
 def _measured(name: str, network: MSD, shape: Index, threads: int | None, peak: float | None) -> Speed:
     threads = threads or usable_threads()
     variant = usable_variants()[0] if name == "native" and usable_variants() else ""
-    why_not = why_not_native(network) if name == "native" else ""
-    if why_not:
-        return Speed(engine=name, device="cpu", threads=threads, variant="", why_not=why_not)
+    reason = why_not(name, network)
+    if reason:
+        return Speed(engine=name, device="cpu", threads=threads, variant="", why_not=reason)
     engine = load(network, name=name, device="cpu", threads=threads)
     block = np.random.default_rng(0).normal(size=(network.in_channels, *shape)).astype(np.float32)
     processor, elapsed = processor_seconds(engine, block)
@@ -110,8 +110,8 @@ def _measured(name: str, network: MSD, shape: Index, threads: int | None, peak: 
 
 
 def _left_out(name: str) -> Speed:
-    why_not = "not measured: slow, and the truth for the others"
-    return Speed(engine=name, device="cpu", threads=0, variant="", why_not=why_not)
+    reason = "not measured: slow, and the truth for the others"
+    return Speed(engine=name, device="cpu", threads=0, variant="", why_not=reason)
 
 
 def example_network(depth: int = 30) -> MSD:
