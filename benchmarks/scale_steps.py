@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.simulated import record, write_ledger
 from medhpc.geometry import Tile
-from medhpc.jobs import Submission, prepare_run, scripts, submit
+from medhpc.jobs import Submission, Wishes, prepare_run, scripts, submit
 from medhpc.jobs.progress import progress
 from medhpc.jobs.site import Site
 from medhpc.run import Run
@@ -23,12 +23,12 @@ PROCESSES = 1000  # that have written each half of the records
 
 def pack(run: Path, out: Path) -> int:
     """Read the ledger, ask the cluster, pack, chain, render all sbatch files; the number of files."""
-    return len(scripts(prepare_run(run, out, site=Site(), stitch_options=("--as", "raw"))))
+    return len(scripts(prepare_run(run, out, wishes=Wishes(site=Site(), stitch_options=("--as", "raw")))))
 
 
 def pack_and_submit(run: Path, out: Path) -> Submission:
     shutil.rmtree(run / "jobs", ignore_errors=True)
-    return submit(prepare_run(run, out, site=Site(), stitch_options=("--as", "raw")))
+    return submit(prepare_run(run, out, wishes=Wishes(site=Site(), stitch_options=("--as", "raw"))))
 
 
 def write_records(run: Path, tiles: range, seconds: float) -> None:

@@ -45,6 +45,15 @@ def test_volumes_are_planned_computed_and_stitched(run, capsys):
     assert json.loads(out[out.rindex('{\n  "submission"') :])["runs"] == [str(run.parent / "res" / "v.run")]
 
 
+def test_planned_volumes_tell_their_tiles_and_what_the_stitch_would_refuse(run, capsys):
+    tile("v.tif", "res/v.run", network="identity", store="raw", tile=(4, 4, 4))
+    words = ("submit", "v.tif", "--network", "identity", "--out-dir", "res", "--cluster", "local", "--dry-run")
+    code, out, _ = called(capsys, *words, "--as", "raw")
+    assert code == 0 and "24 of 24 are to be computed" in out and "a tile" in out
+    code, _, told = called(capsys, *words, "--as", "mask")
+    assert code == 2 and "--threshold" in told
+
+
 def test_a_dry_run_prints_the_scripts_and_writes_nothing(run, capsys):
     code, out, _ = called(capsys, "submit", "a run", "--out", "o.tif", "--as", "raw", "--cluster", "local", "--dry-run")
     assert code == 0 and "----- infer-0.sbatch -----" in out and "----- submit.sh -----" in out

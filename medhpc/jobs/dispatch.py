@@ -127,12 +127,12 @@ def unfinished(run: str | Path) -> Submission | None:
 
 def scripts(prepared: Prepared) -> dict[str, str]:
     """The texts of the sbatch files of a chain by file name, and of ``submit.sh``, which submits them by hand."""
-    command = command_of(prepared.site, here())
     texts = {}
     for step in prepared.submission.steps:
-        directives = directives_of(step, prepared.site, comment=prepared.submission.comment(step))
-        values = values_of(step, prepared.site, command)
-        texts[f"{step.name}.sbatch"] = render(_template(step.kind, prepared.site), directives, values)
+        site = prepared.site.of("infer" if step.kind == "repair" else step.kind)
+        directives = directives_of(step, site, comment=prepared.submission.comment(step))
+        values = values_of(step, site, command_of(site, here()))
+        texts[f"{step.name}.sbatch"] = render(_template(step.kind, site), directives, values)
     return texts | {"submit.sh": driver(prepared.submission.steps)}
 
 

@@ -50,6 +50,27 @@ def host_is_suspect(run: Run) -> bool:
     return len(failed) >= SUSPECT and int(np.count_nonzero(~recorded(run)[sorted(failed)])) >= SUSPECT
 
 
+def broken_hosts(runs: Sequence[Run], tallies: Sequence[Tally]) -> dict[str, int]:
+    """Nodes on which several tiles failed and none was ever done, while others did some; how many failed there.
+
+    What fails for want of memory tells nothing of a node, and what no job computed was on none.
+    """
+    worked = {host for tally in tallies for host, number in tally.hosts.items() if number in _committers(tally)}
+    failed: dict[str, set[tuple[int, int]]] = {}
+    for number, run in enumerate(runs):
+        for record in run.ledger.failures():
+            if record.get("job") and not record["error"].startswith(ALWAYS_REPEATED):
+                failed.setdefault(record["host"], set()).add((number, record["tile"]))
+    if not worked:
+        return {}
+    return {host: len(tiles) for host, tiles in failed.items() if host not in worked and len(tiles) >= SUSPECT}
+
+
+def _committers(tally: Tally) -> set[int]:
+    """The hosts that stored a tile, as numbers."""
+    return set(np.unique(tally.host[tally.committed > 0]).tolist())
+
+
 def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
     """The list of missing tiles that the tasks of an array share, for each run.
 

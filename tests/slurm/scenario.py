@@ -14,7 +14,7 @@ from cluster import Cluster
 from samples import cells, msd, write_tiff
 
 from medhpc import pipeline
-from medhpc.jobs import Submission, prepare_run, submissions, submit
+from medhpc.jobs import Submission, Wishes, prepare_run, submissions, submit
 from medhpc.jobs.allowance import cost_of
 from medhpc.jobs.prepare import Prepared
 from medhpc.jobs.site import Site
@@ -103,7 +103,7 @@ class Scenario:
         """Decide on the jobs: one round of repair unless told otherwise."""
         target = cost_of(Run(self.run)).seconds * (tiles_per_task + 0.5)
         defaults = {"rounds": 1, "site": self.site, "stitch_options": STITCH_WORDS}
-        return prepare_run(self.run, self.out, target_seconds=target, **(defaults | options))
+        return prepare_run(self.run, self.out, wishes=Wishes(target_seconds=target, **(defaults | options)))
 
     def submit(self, **options: Any) -> Submission:
         """Submit them; options as for :meth:`prepare`."""

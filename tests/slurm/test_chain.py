@@ -8,7 +8,7 @@ import pytest
 from scenario import MEMORY, STITCH_WORDS, Scenario, nothing_lost, plan
 
 from medhpc.errors import RunBusy
-from medhpc.jobs import prepare_volumes, submit, write_scripts
+from medhpc.jobs import Wishes, prepare_volumes, submit, write_scripts
 from medhpc.jobs.slurm import limits
 
 
@@ -43,12 +43,8 @@ def test_three_volumes_in_one_submission(scenario, tmp_path_factory):
             network=made[0].network,
             suffix=".tif",
             tile_options=("--tile", "16", "--halo", "exact"),
-            stitch_options=STITCH_WORDS,
             memory=MEMORY,
-            cpus=1,
-            tasks=4,
-            rounds=1,
-            site=scenario.site,
+            wishes=Wishes(stitch_options=STITCH_WORDS, cpus=1, tasks=4, rounds=1, site=scenario.site),
         )
     )
     assert [(step.name, step.tasks) for step in submission.steps][:2] == [("plan", 3), ("infer-0", 4)]
