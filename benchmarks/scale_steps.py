@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.simulated import record, write_ledger
 from medhpc.geometry import Tile
 from medhpc.jobs import Submission, Wishes, prepare_run, scripts, submit
-from medhpc.jobs.progress import progress
 from medhpc.jobs.site import Site
+from medhpc.jobs.watch import look
 from medhpc.run import Run
 from medhpc.run.missing import host_is_suspect, missing_tiles, recorded
 from medhpc.run.share import share
@@ -65,7 +65,7 @@ def start_task(run: Path, lists: Path) -> list[Tile]:
 def show_status(run: Path) -> int:
     """The ledger, and all live jobs; SLURM is asked anew."""
     (run / "jobs/squeue.json").unlink(missing_ok=True)
-    return progress(run).status.done
+    return look(run).status.done
 
 
 def check(run: Path) -> None:

@@ -381,7 +381,7 @@ def test_results_are_remembered_and_nothing_else_is_left(tmp_path):
     run = run_of(tmp_path / "run", STORED["probability"])
     done = [stitch(run.folder, tmp_path / out, kind="labels", split=True) for out in OUTS]
     files = [str(tmp_path / out.removesuffix(":/result")) for out in OUTS]
-    assert Run(run.folder).results() == files
+    assert list(Run(run.folder).results()) == files
     assert json.loads(json.dumps(done[0].as_dict()))["kind"] == "labels"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", *(Path(file).name for file in files)])
     assert not [path for path in run.scratch.iterdir() if path.is_dir()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,15 +234,24 @@ def _submit(prepared: Prepared, as_json: bool) -> None:
     runs = [target.run for target in prepared.targets]
     if as_json:
         show.as_json({"submission": str(submission.folder), "jobs": dict(submission.jobs), "runs": runs})
-    elif submission.cluster == "slurm" and len(runs) == 1:
-        tell(f"submitted; medhpc status {show.word(runs[0])} says how far it is")
     elif submission.cluster == "slurm":
-        tell(
-            f"submitted; once it is planned, medhpc status {show.word(runs[0])} says how far it is, and so for each run"
-        )
-    missing = [target.out for target in prepared.targets if not Path(target.out.partition(":/")[0]).exists()]
-    if submission.cluster != "slurm" and missing:
-        raise BadOption(f"{missing[0]} was not made; {submission.folder}/log says why")
+        # A submission lies in jobs/<id> of its run, or of the folder of several.
+        tell(f"submitted; medhpc status {show.word(str(submission.folder.parents[1]))} says how far it is")
+    if submission.cluster != "slurm":
+        _check_results(prepared, tell if submission.cluster == "local" else None)
+
+
+def _check_results(prepared: Prepared, tell: Callable[[str], None] | None) -> None:
+    """Refuse where a result was not made; tell what its stitch had to say of it, as that it is empty."""
+    from medhpc.run import Run
+
+    for target in prepared.targets:
+        file = Path(target.out.partition(":/")[0])
+        if not file.exists():
+            raise BadOption(f"{target.out} was not made; {prepared.submission.folder}/log says why")
+        note = Run(target.run).results().get(str(file.resolve()))
+        if note and tell:
+            tell(f"{show.path(target.out)}: {note}")
 
 
 def _ask(prepared: Prepared) -> None:

@@ -136,14 +136,4 @@ def _stitched(result: StitchResult) -> dict[str, str]:
         lines["objects"] = f"{result.objects:,}" + (f", listed in {result.table}" if result.table else "")
     if result.left_whole:
         lines["objects"] += f"; {result.left_whole:,} too large to be split"
-    return lines if result.found else lines | {"note": _nothing(result)}
-
-
-def _nothing(result: StitchResult) -> str:
-    """Why there may be nothing in a result, and what to try."""
-    if result.threshold is None or result.largest is None:
-        return "every voxel is 0"
-    if result.largest < result.threshold:
-        nearest = f"the largest number of any voxel is {result.largest:.2g}, below the threshold {result.threshold:g}"
-        return f"nothing found: {nearest}; try a lower --threshold, or train the network longer"
-    return f"nothing found, though some voxels reach {result.largest:.2g}: try a lower --min-size or --smooth"
+    return lines | ({"note": result.note} if result.note else {})

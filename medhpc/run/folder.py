@@ -32,6 +32,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from medhpc.errors import MissingTiles, NoPermission, NotARun, RunNotEmpty, SourceChanged
 from medhpc.geometry import Tile
@@ -131,18 +132,19 @@ class Run:
         original.close()
         return open_volume(self.folder / source.copy)
 
-    def results(self) -> list[str]:
-        """Absolute paths of what has been stitched from this run, oldest first."""
+    def results(self) -> dict[str, str]:
+        """What has been stitched from this run, oldest first: absolute path -> what has to be said of it, or ""."""
         try:
-            listed: list[str] = json.loads((self.folder / "results.json").read_text())
+            found: dict[str, str] = json.loads((self.folder / "results.json").read_text())
         except FileNotFoundError:
-            return []
-        return listed
+            return {}
+        return found
 
-    def add_result(self, out: Path) -> None:
-        """Remember that `out` was stitched from this run."""
-        listed = dict.fromkeys([*self.results(), str(out.resolve())])
-        write_durably(self.folder / "results.json", json.dumps(list(listed)).encode())
+    def add_result(self, out: Path, note: str = "") -> None:
+        """Remember that `out` was stitched from this run, and what has to be said of it, as that it is empty."""
+        path, others = str(out.resolve()), self.results()
+        others.pop(path, None)
+        write_durably(self.folder / "results.json", json.dumps({**others, path: note}).encode())
 
     def sweep(self) -> None:
         """Remove shards that processes of this host left half-written."""
@@ -332,13 +334,11 @@ def same_fingerprint(a: object, b: object) -> bool:
     return a == b
 
 
-def ranges(numbers: list[int], most: int = 12) -> str:
-    """Sorted numbers as ``0-4,7,9-12``; cut after `most` ranges."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    text = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs[:most])
-    return text + (f",... ({len(runs) - most} more ranges)" if len(runs) > most else "")
+def ranges(numbers: ArrayLike, most: int = 12) -> str:
+    """Sorted whole numbers as ``0-4,7,9-12``; cut after `most` ranges."""
+    values = np.asarray(numbers, np.int64)
+    is_gap = np.diff(values) != 1
+    first, last = values[np.append(True, is_gap)[: len(values)]], values[np.append(is_gap, True)[: len(values)]]
+    pairs = zip(first[:most].tolist(), last[:most].tolist(), strict=True)
+    text = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in pairs)
+    return text + (f",... ({len(first) - most} more ranges)" if len(first) > most else "")
