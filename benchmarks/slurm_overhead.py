@@ -140,7 +140,9 @@ class Work:
         moments, ended = {"command": time.monotonic() - began}, Counter[str]()
         while ended.total() < jobs:
             time.sleep(LOOK)
-            now = Counter(end["Name"].removeprefix("medhpc-") for end in self.cluster.finished()[before:])
+            now = Counter(
+                end["Name"].removeprefix("medhpc-").removesuffix("-run") for end in self.cluster.finished()[before:]
+            )
             moments |= dict.fromkeys(now - ended, time.monotonic() - began)
             ended = now
         if out:

@@ -15,6 +15,7 @@ from samples import msd, write_tiff
 from medhpc.errors import BadOption, DiskFull, NoSlurm, NotARun, RunBusy, SlurmDown, SubmissionRefused
 from medhpc.infer import infer
 from medhpc.jobs import Wishes, allowance, cancel, cancellation, dispatch, live, prepare_run, prepare_volumes, submit
+from medhpc.jobs.script import job_name
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
 from medhpc.jobs.submission import Submission, submissions
@@ -134,7 +135,7 @@ def prepared(run, **options):
 
 def test_the_chain_is_submitted_in_order_and_written_down(run, controller):
     found = submit(prepared(run, target_seconds=1e-4))
-    names = [job.name.removeprefix("medhpc-") for job in controller.queue]
+    names = [job.name.removeprefix("medhpc-").removesuffix("-run") for job in controller.queue]
     assert names == ["infer-0", "infer-1", "repair-1", "repair-2", "stitch"]
     waits = [job.reason.partition(" --dependency=")[2] for job in controller.queue]
     assert waits == ["", "", "afterany:1:2", "afterany:3", "afterany:4"]
@@ -148,7 +149,7 @@ def test_the_chain_is_submitted_in_order_and_written_down(run, controller):
 def test_no_answer_is_followed_by_a_look_never_by_a_blind_repeat(run, controller, answers):
     controller.answers, controller.looks = answers, []
     found = submit(prepared(run))
-    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+    assert [job.name for job in controller.queue] == [job_name(step) for step in found.steps]
     assert list(found.jobs.values()) == [job.array for job in controller.queue]
 
 
@@ -163,11 +164,11 @@ def test_a_controller_that_stays_down_leaves_a_chain_that_is_made_whole_later(ru
     controller.looks = ["", *["down"] * 1000]
     with pytest.raises(SlurmDown, match="the same command again"):
         submit(prepared(run), patience=0.05)
-    assert [job.name for job in controller.queue] == ["medhpc-infer-0"]
+    assert [job.name for job in controller.queue] == ["medhpc-infer-0-run"]
     controller.looks = []
     found = submit(prepared(run))
     assert [one.id for one in submissions(run)] == [found.id] and found.complete
-    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+    assert [job.name for job in controller.queue] == [job_name(step) for step in found.steps]
 
 
 def test_a_chain_that_was_cut_short_is_not_continued_for_another_result(run, controller):

@@ -168,7 +168,7 @@ class Scenario:
 
     def over(self, step: str) -> list[dict[str, str]]:
         """What SLURM noted at the end of each job of a step, since this scenario began."""
-        return [end for end in self.cluster.finished()[self.before :] if end["Name"] == f"medhpc-{step}"]
+        return [end for end in self.cluster.finished()[self.before :] if end["Name"].startswith(f"medhpc-{step}-")]
 
     def records(self) -> list[dict[str, Any]]:
         """The ledger."""
