@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_planned_volumes_tell_their_tiles_and_what_the_stitch_would_refuse(run, 
     assert code == 0 and "24 of 24 are to be computed" in out and "a tile" in out
     code, _, told = called(capsys, *words, "--as", "mask")
     assert code == 2 and "--threshold" in told
+
+
+def test_to_submit_imports_nothing_heavy(run):
+    words = ["submit", str(run), "--out", "o.tif", "--as", "raw", "--cluster", "local", "--dry-run"]
+    code = (
+        f"import sys; from medhpc.cli.main import run_here; assert run_here({words!r}) == 0\n"
+        "print('imported', {'torch', 'scipy', 'skimage', 'dask', 'distributed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("imported set()\n")
 
 
 def test_a_dry_run_prints_the_scripts_and_writes_nothing(run, capsys):

@@ -9,6 +9,7 @@ import click
 from medhpc.cli import early, options, run_options, show, workers
 from medhpc.cli.infer import inferred
 from medhpc.cli.plan import print_plan
+from medhpc.cli.status_words import on_login_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,15 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json(summary)
     else:
-        print_plan(summary, next=f"medhpc infer {show.word(run)}")
+        print_plan(summary, next=_next(run))
+
+
+def _next(run: str) -> str:
+    """What computes the tiles of a new run: on a login node, jobs first."""
+    here = f"medhpc infer {show.word(run)}"
+    if not on_login_node():
+        return here
+    return f"medhpc submit {show.word(run)} --out OUT\nor on this machine: {here}"
 
 
 @click.command(short_help="Put the tiles of a run together.")
