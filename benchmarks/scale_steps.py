@@ -58,7 +58,7 @@ def start_task(run: Path, lists: Path) -> list[Tile]:
     opened = Run(run)
     [tiles] = share(missing_tiles([opened], lists / "missing-1.json"), TASK)
     host_is_suspect(opened)
-    claims = opened.digests()
+    claims = opened.digests(set(tiles))
     return [tile for tile in map(opened.plan.grid.__getitem__, tiles) if tile.index in claims]
 
 

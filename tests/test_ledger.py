@@ -228,6 +228,13 @@ def test_either_of_two_digests_proves_a_tile(tmp_path):
     assert status(run.folder, verify=True).complete
 
 
+def test_a_task_holds_the_claims_of_its_tiles_only(tmp_path):
+    run = new_run(tmp_path / "run")
+    fill(run)
+    everything = run.digests()
+    assert run.digests({2, 5}) == {index: everything[index] for index in (2, 5)}
+
+
 def test_the_ledger_of_an_earlier_plan_proves_nothing(tmp_path):
     run = new_run(tmp_path / "run")
     fill(run)

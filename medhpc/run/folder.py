@@ -24,7 +24,7 @@ import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -181,11 +181,11 @@ class Run:
         told = "" if known else "".join(traceback.format_exception(error))
         self.ledger.append(self._record(tile, error=f"{kind}: {error}", where=where, traceback=told))
 
-    def digests(self) -> dict[int, set[str]]:
-        """What the ledger claims: for each tile, the digests that were committed for it."""
+    def digests(self, tiles: Container[int] | None = None) -> dict[int, set[str]]:
+        """What the ledger claims: for each tile, or each of `tiles`, the digests that were committed for it."""
         claims: dict[int, set[str]] = {}
         for record in self.ledger.records():
-            if "digest" in record:
+            if "digest" in record and (tiles is None or record["tile"] in tiles):
                 claims.setdefault(record["tile"], set()).add(record["digest"])
         return claims
 
