@@ -167,7 +167,7 @@ def jobs_table(live: Live, most: int) -> dict[str, str]:
     if most and len(jobs) > most:
         lines.append(f"and {len(jobs) - most} more")
     if any(job.by_hand for job in jobs):
-        lines.append("which tiles are at work in jobs that were submitted by hand is not known")
+        lines.append("submitted by hand: which tiles they are at is not known")
     return {"jobs": "\n".join(lines)}
 
 

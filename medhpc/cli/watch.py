@@ -62,6 +62,8 @@ def last_word(found: View) -> str:
     from medhpc.jobs.progress import Overview, Phase, Progress
 
     if isinstance(found, Overview):
+        if all(run.phase == Phase.READY for run in found.runs):
+            return f"complete: {show.count(len(found.runs), 'result')} in {show.path(found.folder)}"
         return f"ended: {status_folder.counts(found)}; next: {status_words.advice(found)[0].words}"
     first = status_words.advice(found)[0]
     onwards = f"; next: {' '.join(filter(None, (first.words, first.command)))}"
@@ -103,7 +105,8 @@ def screen(found: View, width: int, height: int, *, colour: bool = False) -> lis
         lines = status_run.screen(found, width, room, colour=colour)
     else:
         lines = status_run.screen_of_unplanned(found)
-    awaited = "" if found.at_work else f"nobody is seen at work; for {show.duration(QUIET)} somebody may begin; "
+    is_quiet = not found.at_work and not is_over(found)
+    awaited = f"nobody is seen at work; for {show.duration(QUIET)} somebody may begin; " if is_quiet else ""
     return [*lines, f"{time.strftime('%H:%M:%S')}; {awaited}Ctrl-C ends the watching, not the run"]
 
 

@@ -51,6 +51,11 @@ class Found:
     chain: Submission | None  # None for what was submitted by hand, with the scripts of `medhpc script`
     step: Step | None
 
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Of jobs, the order in which they wait for each other."""
+        return KINDS.index(self.name.partition("-")[0]), self.name, self.job.id
+
     def concerns(self, place: str) -> bool:
         """Whether it is for the run at this path: an array that plans or stitches has a task for each."""
         if self.step is None or self.step.missing:
@@ -177,7 +182,8 @@ def live_of(place: Path, run: Run | None, chains: Sequence[Submission], queue: Q
         Those that have to do with it.
     queue : Queue
     """
-    found = [each for each in among(queue.jobs, chains, {run.id} if run else ()) if each.concerns(str(place.resolve()))]
+    ours = among(queue.jobs, chains, {run.id} if run else ())
+    found = sorted((each for each in ours if each.concerns(str(place.resolve()))), key=lambda each: each.order)
     running, waiting = _tiles(run, found) if run else (np.zeros(0, bool), np.zeros(0, bool))
     return Live(
         known=queue.known,

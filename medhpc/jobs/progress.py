@@ -84,10 +84,12 @@ class Progress:
 
     @property
     def is_recent(self) -> bool:
-        """Whether tiles are missing, and one was recorded lately."""
-        slowest = max((host.seconds for host in self.status.hosts), default=0.0)
-        age = self.looked_at - self.status.recorded_at
-        return self.status.done < self.status.total and age < max(LATELY, 3 * slowest)
+        """Whether tiles are missing, and one was recorded lately by somebody whom SLURM does not know to have ended."""
+        status = self.status
+        if status.done == status.total or (status.recorded_in and self.live.known):
+            return False
+        slowest = max((host.seconds for host in status.hosts), default=0.0)
+        return self.looked_at - status.recorded_at < max(LATELY, 3 * slowest)
 
     @property
     def eta_seconds(self) -> float | None:

@@ -77,23 +77,17 @@ class Watch:
         self._runs = [_RunWatch(folder) for folder in runs_of(place)]
         self._queue: Queue | None = None
         self._chains: list[Submission] = []
-        self._results: list[str | None] | None = None
 
     def look(self, *, verify: bool = False, report: Report | None = None) -> View:
         """How far they are now; parameters as for :func:`medhpc.jobs.watch.look`."""
         queue = self._ask()
         found = tuple(run.look(self._chains, queue, verify, report) for run in self._runs)
-        results = [each.status.result if isinstance(each, Progress) else None for each in found]
-        if self._results not in (None, results):  # its job is about to end: do not call it live for half a minute more
-            forget(self.place)
-            self._queue = None
-        self._results = results
         if [self.place] == [run.folder for run in self._runs]:
             return found[0]
         return Overview(folder=str(self.place), runs=found)
 
     def _ask(self) -> Queue:
-        if self._queue is None or time.time() - self._queue.asked_at >= PATIENCE:
+        if self._queue is None or time.time() - self._queue.asked_at >= PATIENCE or self._has_news(self._queue):
             # A submission of several volumes lies beside their runs.
             places = dict.fromkeys(
                 (self.place.resolve(), self.place.resolve().parent, *(run.folder for run in self._runs))
@@ -101,7 +95,16 @@ class Watch:
             self._chains = [one for place in places for one in submissions_in(place)]
             ours = [one for run in self._runs for one in of_run(run.folder.resolve(), self._chains)]
             self._queue = ask(self.place, ours)
+            if self._has_news(self._queue):
+                forget(self.place)
+                self._queue = ask(self.place, ours)
         return self._queue
+
+    def _has_news(self, queue: Queue) -> bool:
+        """Whether something was stitched since SLURM was asked: its job is about to end, if it has not yet."""
+        results = [run.folder / "results.json" for run in self._runs]
+        stitched = [file.stat().st_mtime for file in results if file.exists()]
+        return any(queue.asked_at < when <= time.time() for when in stitched)
 
 
 class _RunWatch:

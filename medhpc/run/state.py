@@ -60,7 +60,8 @@ class Status:
     cleaned: bool  # the stored tiles were removed by `clean`
     result: str | None  # what was stitched from the run last and is still there
     note: str  # what has to be said of the result, as that nothing was found
-    recorded_at: float  # of the newest record, seconds since 1970; 0 where there is none
+    recorded_at: float  # when the newest record was written, seconds since 1970; 0 where there is none
+    recorded_in: str  # the job that wrote it; "" outside of jobs
     tiles_per_second: float | None
     eta_seconds: float | None
     stored_bytes: int
@@ -125,7 +126,8 @@ def status_of(
         cleaned=not run.has_results,
         result=result,
         note=note,
-        recorded_at=float(max(times.max(initial=0) for times in (tally.committed, tally.failed, tally.lost))),
+        recorded_at=tally.newest[0],
+        recorded_in=tally.newest[1],
         tiles_per_second=rate,
         eta_seconds=len(missing) / rate if rate else None,
         stored_bytes=int(tally.stored[done].sum()),
