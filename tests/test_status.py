@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import write_tiff
 from test_progress import commit, jobs, record, typed
 from test_run import new_run
 
@@ -27,6 +28,7 @@ from medhpc.jobs.submission import Submission
 from medhpc.jobs.watch import Watch, look
 from medhpc.run import Run, status
 from medhpc.run.folder import ranges
+from medhpc.tiling import tile
 
 ARRAYS = {"plan": "10", "infer-0": "11", "repair-1": "12", "stitch": "13"}
 
@@ -222,8 +224,8 @@ def test_after_the_last_tile_it_says_what_is_waited_for(folder, queue, capsys):
 def test_there_is_an_end_in_sight_only_while_somebody_computes(folder, queue, capsys):
     run = new_run(folder / "a.run")
     chain = submitted(run.folder)
-    for tile in range(3):
-        run.ledger.append(record(run, tile, digest="d", interval=2.0, time=time.time() - 5, job="11_0"))
+    for number in range(3):
+        run.ledger.append(record(run, number, digest="d", interval=2.0, time=time.time() - 5, job="11_0"))
     queue(job(chain, "infer-0", "RUNNING", indices=(0,)))
     assert "ready in" in typed(capsys, "status", str(run.folder))
     queue(job(chain, "infer-0", indices=(0,)))
@@ -262,6 +264,16 @@ def test_an_empty_result_is_still_known_to_be_empty(folder, capsys):
     assert re.search(r"^result +my results/out.tif\nnote +nothing found: try a lower --threshold$", out, re.MULTILINE)
     run.add_result(folder / "out.tif")
     assert "note" not in typed(capsys, "status", str(run.folder))
+
+
+def test_processes_of_this_machine_tell_of_an_empty_result(folder, capsys, quick_measure):
+    write_tiff(folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
+    tile(folder / "v.tif", folder / "v.run", network="identity", store="raw", tile=(4, 4, 4))
+    out = folder / "mask.tif"
+    words = ("--out", str(out), "--as", "mask", "--threshold", "7", "--retries", "0", "--cluster", "local")
+    told = typed(capsys, "submit", str(folder / "v.run"), *words)
+    note = status(folder / "v.run").note
+    assert note.startswith("nothing found: ") and told.endswith(f"my results/mask.tif: {note}\n")
 
 
 @given(st.sets(st.integers(0, 60)))
@@ -335,8 +347,8 @@ def test_a_watch_ends_where_no_job_is_left(folder, queue, capsys):
     run = new_run(folder / "a.run")
     submitted(run.folder)
     queue()
-    for tile in range(5):
-        run.ledger.append(record(run, tile, digest="d", time=time.time(), job="11_0"))
+    for number in range(5):
+        run.ledger.append(record(run, number, digest="d", time=time.time(), job="11_0"))
     assert watched(capsys, run.folder)[-1] == (
         "stopped: no job is left; 3 tiles missing; next: medhpc submit 'my results/a.run' --out 'my results/a.tif'"
     )
