@@ -5,6 +5,7 @@
     jobs/<id>/submission.json   everything below; rewritten after each answer of the cluster
     jobs/<id>/<step>.sbatch     what was submitted
     jobs/<id>/missing-<N>.json  the tiles that round N shares (written by its first task)
+    jobs/<id>/missing-<N>.*     empty files, named by the shares of it that a suspect node left, and others took over
     jobs/<id>/log/              what the jobs print
 
 It lies in the run folder, or, for several volumes at once, beside their run folders.
