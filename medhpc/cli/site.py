@@ -67,7 +67,7 @@ def init_site(to: str | None, force: bool) -> None:
     click.echo(f"{path} is written; remove the '#' before what shall be in force")
     if path.resolve() != site_path().resolve():
         click.echo(f"it is read where {VARIABLE} names it: export {VARIABLE}={shlex.quote(str(path.resolve()))}")
-        click.echo(f"(until then: {_file_in_force(site_path())})")
+        click.echo(f"until then, {_file_in_force(site_path())}")
     if trouble:
         click.echo(f"without what this cluster has: {trouble}", err=True)
 
