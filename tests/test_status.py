@@ -233,6 +233,8 @@ def test_there_is_an_end_in_sight_only_while_somebody_computes(folder, queue, ca
     queue()
     found = look(run.folder)
     assert found.phase == Phase.STOPPED and found.eta_seconds is None  # its job has ended, lately
+    run.ledger.append(record(run, 4, digest="d", interval=2.0, time=time.time(), job="99"))
+    assert look(run.folder).phase == Phase.RUNNING  # in a job of salloc
     run.ledger.append(record(run, 3, digest="d", interval=2.0, time=time.time()))
     found = look(run.folder)
     assert found.phase == Phase.RUNNING and found.eta_seconds  # somebody goes on by hand

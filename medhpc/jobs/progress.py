@@ -61,7 +61,7 @@ class Progress:
     status: Status
     live: Live
     states: NDArray[np.uint8]  # TileState of every tile, (z, y, x) of the tile grid
-    submitted: bool  # whether there ever was a submission to SLURM
+    submitted: frozenset[str]  # ids of the jobs that were ever submitted to SLURM for it
     looked_at: float  # seconds since 1970
 
     @property
@@ -84,9 +84,10 @@ class Progress:
 
     @property
     def is_recent(self) -> bool:
-        """Whether tiles are missing, and one was recorded lately by somebody whom SLURM does not know to have ended."""
-        status = self.status
-        if status.done == status.total or (status.recorded_in and self.live.known):
+        """Whether tiles are missing, and one was recorded lately, by a job that was not submitted or may still run."""
+        status, live = self.status, self.live
+        is_submitted = status.recorded_in.partition("_")[0] in self.submitted
+        if status.done == status.total or (is_submitted and live.known and status.recorded_at < live.asked_at):
             return False
         slowest = max((host.seconds for host in status.hosts), default=0.0)
         return self.looked_at - status.recorded_at < max(LATELY, 3 * slowest)

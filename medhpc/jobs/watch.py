@@ -135,7 +135,7 @@ class _RunWatch:
             status=status,
             live=live,
             states=states.reshape(run.plan.grid.counts),
-            submitted=any(one.cluster == "slurm" for one in ours),
+            submitted=frozenset(job for one in ours if one.cluster == "slurm" for job in one.jobs.values()),
             looked_at=time.time(),
         )
 
