@@ -208,7 +208,7 @@ def test_status_counts_done_missing_failed_and_damaged(tmp_path):
     verified = status(run.folder, verify=True, progress=lambda *counts: seen.append(counts))
     assert (verified.done, verified.damaged_tiles, verified.missing_tiles) == (3, "2", "3-4,6-7")
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    with pytest.raises(MissingTiles, match=rf"5 of 8 tiles .* 2-4,6-7.*medhpc infer {run.folder}'"):
+    with pytest.raises(MissingTiles, match=rf"5 of 8 tiles .* 2-4,6-7.*medhpc infer {run.folder}$"):
         run.require_all()
 
 

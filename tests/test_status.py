@@ -17,8 +17,9 @@ from test_progress import commit, jobs, record, typed
 from test_run import new_run
 
 from medhpc.cli import status_run, watch
+from medhpc.cli.main import run_here
 from medhpc.errors import NotARun, SlurmDown
-from medhpc.jobs import cancel, cancellation, live
+from medhpc.jobs import cancel, cancellation, dispatch, live, local
 from medhpc.jobs import watch as looking
 from medhpc.jobs.chain import Step, Target
 from medhpc.jobs.packing import Resources
@@ -154,6 +155,7 @@ def test_a_plan_that_failed_names_its_log(folder, queue, capsys):
     queue()
     out = typed(capsys, "status", str(folder / "b.run"))
     assert "not planned: no job is left" in out and "log/plan-10_1.log, then" in out
+    assert "log/plan-10_1.log, then the same medhpc submit" in typed(capsys, "status", str(folder))
 
 
 def test_what_is_neither_run_nor_folder_of_runs_is_refused(folder, queue):
@@ -268,7 +270,9 @@ def test_an_empty_result_is_still_known_to_be_empty(folder, capsys):
     assert "note" not in typed(capsys, "status", str(run.folder))
 
 
-def test_processes_of_this_machine_tell_of_an_empty_result(folder, capsys, quick_measure):
+def test_the_cluster_local_tells_of_an_empty_result(folder, capsys, monkeypatch, quick_measure):
+    """Its processes print into logs; here they are calls."""
+    monkeypatch.setattr(dispatch, "run_processes", lambda one, command, tell: local.run_here(one, run_here, tell))
     write_tiff(folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
     tile(folder / "v.tif", folder / "v.run", network="identity", store="raw", tile=(4, 4, 4))
     out = folder / "mask.tif"

@@ -119,12 +119,17 @@ def _advice_on_run(found: Progress) -> list[Advice]:
 
 
 def _again(found: Overview) -> str:
-    from medhpc.jobs.progress import Phase
+    from medhpc.jobs.progress import Phase, Progress
 
     left = [run for run in found.runs if run.phase not in (Phase.READY, Phase.CLEANED)]
     if not left:
         return "nothing: all results are there"
-    return f"the same medhpc submit ... --out-dir {show.word(found.folder)} again: it does what is missing"
+    again = f"the same medhpc submit ... --out-dir {show.word(found.folder)} again: it does what is missing"
+    logs = [run.log for run in left if not isinstance(run, Progress) and run.log]
+    failed = [run.run for run in left if isinstance(run, Progress) and run.status.failed]
+    if logs:
+        return f"look into {show.path(logs[0])}, then {again}"
+    return f"medhpc status {show.word(failed[0])} says why tiles failed; then {again}" if failed else again
 
 
 def on_login_node() -> bool:

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import resource
+import shlex
 import shutil
 import time
 import traceback
@@ -217,7 +218,7 @@ class Run:
         if missing:
             raise MissingTiles(
                 f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "
-                f"{ranges(missing)}{self._why(missing)}; fill them with 'medhpc infer {self.folder}'"
+                f"{ranges(missing)}{self._why(missing)}; fill them with  medhpc infer {shlex.quote(str(self.folder))}"
             )
 
     def _why(self, missing: list[int]) -> str:
@@ -298,7 +299,8 @@ def _abandon(folder: Path) -> None:
 def _check_unused(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir())
     if "plan.json" in found:
-        raise RunNotEmpty(f"{folder} is planned already; go on with 'medhpc infer {folder}', or name a new folder")
+        place = shlex.quote(str(folder))
+        raise RunNotEmpty(f"{folder} is planned already; name a new folder, or go on with  medhpc infer {place}")
     strange = [name for name in found if name not in PARTS and not name.endswith(".partial")]
     if strange:
         raise RunNotEmpty(f"{folder} is not empty (holds {strange[0]}); name a new or an empty folder for the run")
