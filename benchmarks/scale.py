@@ -36,7 +36,7 @@ from benchmarks.measure import median_seconds, options, publish, table, timed
 from benchmarks.simulated import EDGE, link_shards, write_sparse
 from medhpc.geometry import Box, Grid, Index
 from medhpc.jobs import Submission
-from medhpc.jobs.progress import PATIENCE
+from medhpc.jobs.watch import PATIENCE
 from medhpc.run import Run
 from medhpc.run.missing import missing_tiles
 from medhpc.run.shards import shard_shape

@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.simulated import record, write_ledger
 from medhpc.geometry import Tile
-from medhpc.jobs import Submission, prepare_run, scripts, submit
-from medhpc.jobs.progress import progress
+from medhpc.jobs import Submission, Wishes, prepare_run, scripts, submit
 from medhpc.jobs.site import Site
+from medhpc.jobs.watch import look
 from medhpc.run import Run
 from medhpc.run.missing import host_is_suspect, missing_tiles, recorded
 from medhpc.run.share import share
@@ -23,12 +23,12 @@ PROCESSES = 1000  # that have written each half of the records
 
 def pack(run: Path, out: Path) -> int:
     """Read the ledger, ask the cluster, pack, chain, render all sbatch files; the number of files."""
-    return len(scripts(prepare_run(run, out, site=Site(), stitch_options=("--as", "raw"))))
+    return len(scripts(prepare_run(run, out, wishes=Wishes(site=Site(), stitch_options=("--as", "raw")))))
 
 
 def pack_and_submit(run: Path, out: Path) -> Submission:
     shutil.rmtree(run / "jobs", ignore_errors=True)
-    return submit(prepare_run(run, out, site=Site(), stitch_options=("--as", "raw")))
+    return submit(prepare_run(run, out, wishes=Wishes(site=Site(), stitch_options=("--as", "raw"))))
 
 
 def write_records(run: Path, tiles: range, seconds: float) -> None:
@@ -58,14 +58,14 @@ def start_task(run: Path, lists: Path) -> list[Tile]:
     opened = Run(run)
     [tiles] = share(missing_tiles([opened], lists / "missing-1.json"), TASK)
     host_is_suspect(opened)
-    claims = opened.digests()
+    claims = opened.digests(set(tiles))
     return [tile for tile in map(opened.plan.grid.__getitem__, tiles) if tile.index in claims]
 
 
 def show_status(run: Path) -> int:
     """The ledger, and all live jobs; SLURM is asked anew."""
     (run / "jobs/squeue.json").unlink(missing_ok=True)
-    return progress(run).status.done
+    return look(run).status.done
 
 
 def check(run: Path) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.child import Outcome
 from benchmarks.measure import alternate, options, publish, table
 from benchmarks.private_cluster import STITCH_WORDS, Cluster, Options, Planned, plan, private_cluster
-from medhpc.jobs import prepare_run
+from medhpc.jobs import Wishes, prepare_run
 from medhpc.jobs.allowance import cost_of
 from medhpc.jobs.script import here
 from medhpc.jobs.site import Site
@@ -75,7 +75,7 @@ class Work:
         self.run, self.out, self.site = self.folder / "run", self.folder / "out.tif", self.folder / "site.toml"
         self.site.touch()  # whatever this user has set elsewhere
         self.target = cost_of(Run(self.planned.run)).seconds * (self.tiles_per_task + 0.5)
-        prepared = prepare_run(self.planned.run, self.out, target_seconds=self.target, site=Site())
+        prepared = prepare_run(self.planned.run, self.out, wishes=Wishes(target_seconds=self.target, site=Site()))
         self.packing = prepared.packing  # what submit will find, too
 
     def submit(self) -> Outcome:
@@ -140,7 +140,9 @@ class Work:
         moments, ended = {"command": time.monotonic() - began}, Counter[str]()
         while ended.total() < jobs:
             time.sleep(LOOK)
-            now = Counter(end["Name"].removeprefix("medhpc-") for end in self.cluster.finished()[before:])
+            now = Counter(
+                end["Name"].removeprefix("medhpc-").removesuffix("-run") for end in self.cluster.finished()[before:]
+            )
             moments |= dict.fromkeys(now - ended, time.monotonic() - began)
             ended = now
         if out:

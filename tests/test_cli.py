@@ -102,10 +102,10 @@ def failing(monkeypatch):
     """Make `medhpc status` raise what the test wants."""
 
     def arrange(error: BaseException) -> list[str]:
-        def progress(*_, **__):
+        def look(*_, **__):
             raise error
 
-        monkeypatch.setattr("medhpc.jobs.progress.progress", progress)
+        monkeypatch.setattr("medhpc.jobs.watch.look", look)
         return ["status", "some.run"]
 
     return arrange

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +45,25 @@ def test_volumes_are_planned_computed_and_stitched(run, capsys):
     code, out, _ = called(capsys, "submit", *words, "--cluster", "debug", "--json")
     assert code == 0 and (run.parent / "res" / "v.tif").exists()
     assert json.loads(out[out.rindex('{\n  "submission"') :])["runs"] == [str(run.parent / "res" / "v.run")]
+
+
+def test_planned_volumes_tell_their_tiles_and_what_the_stitch_would_refuse(run, capsys):
+    tile("v.tif", "res/v.run", network="identity", store="raw", tile=(4, 4, 4))
+    words = ("submit", "v.tif", "--network", "identity", "--out-dir", "res", "--cluster", "local", "--dry-run")
+    code, out, _ = called(capsys, *words, "--as", "raw")
+    assert code == 0 and "24 of 24 are to be computed" in out and "a tile" in out
+    code, _, told = called(capsys, *words, "--as", "mask")
+    assert code == 2 and "--threshold" in told
+
+
+def test_to_submit_imports_nothing_heavy(run):
+    words = ["submit", str(run), "--out", "o.tif", "--as", "raw", "--cluster", "local", "--dry-run"]
+    code = (
+        f"import sys; from medhpc.cli.main import run_here; assert run_here({words!r}) == 0\n"
+        "print('imported', {'torch', 'scipy', 'skimage', 'dask', 'distributed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("imported set()\n")
 
 
 def test_a_dry_run_prints_the_scripts_and_writes_nothing(run, capsys):

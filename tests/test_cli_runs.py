@@ -40,7 +40,16 @@ def medhpc(folder, monkeypatch, capsys):
 TILE = ("--network", "network.safetensors", "--tile", "32", "--threads", "1")
 
 
-def test_a_run_from_plan_to_clean_up(medhpc):
+def test_on_a_login_node_jobs_are_offered_too(medhpc, monkeypatch):
+    monkeypatch.setattr("medhpc.cli.runs.on_login_node", lambda: True)
+    out = medhpc("tile", "volume.tif", "b run", *TILE)[1]
+    assert out.endswith(
+        "next         medhpc submit 'b run' --out OUT\n             or on this machine: medhpc infer 'b run'\n"
+    )
+
+
+def test_a_run_from_plan_to_clean_up(medhpc, monkeypatch):
+    monkeypatch.setattr("medhpc.cli.runs.on_login_node", lambda: False)
     code, out, err = medhpc("tile", "volume.tif", "a.run", *TILE)
     assert (code, err) == (0, "")
     assert "labels flipped" in out and out.endswith("next         medhpc infer a.run\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,18 +14,48 @@ from samples import msd, write_tiff
 
 from medhpc.errors import BadOption, DiskFull, NoSlurm, NotARun, RunBusy, SlurmDown, SubmissionRefused
 from medhpc.infer import infer
-from medhpc.jobs import allowance, cancel, cancellation, dispatch, live, prepare_run, prepare_volumes, submit
-from medhpc.jobs.prepare import name_of
+from medhpc.jobs import Wishes, allowance, cancel, cancellation, dispatch, live, prepare_run, prepare_volumes, submit
+from medhpc.jobs.script import job_name
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, Limits, NodeKind, Partition
 from medhpc.jobs.submission import Submission, submissions
+from medhpc.jobs.targets import name_of
 from medhpc.run import Run, missing
+from medhpc.run.ledger import Record
 from medhpc.run.missing import missing_tiles
 from medhpc.tiling import summarize, tile
 from medhpc.tiling.size import BASE
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 SITE = Site(partition="day")
+NODES = NodeKind(count=4, usable=4, cpus=8, memory=2**34, gres="")
+PARTITION = Partition(
+    name="day",
+    is_default=True,
+    state="UP",
+    max_time_seconds=86400,
+    default_time_seconds=None,
+    max_nodes=None,
+    max_cpus_per_node=None,
+    max_memory_per_node=None,
+    max_memory_per_cpu=None,
+    qos="",
+    preempt_mode="OFF",
+    kinds=(NODES,),
+)
+LIMITS = Limits(
+    cluster="c",
+    version="22",
+    max_array_size=20,
+    max_array_tasks=None,
+    max_job_count=None,
+    max_submit_jobs=None,
+    min_job_age=300,
+    kill_wait=30,
+    requeue=True,
+    memory_counts=True,
+    accounting=False,
+)
 
 
 class Controller:
@@ -35,6 +66,8 @@ class Controller:
         self.asked = 0
         self.answers: list[str] = []  # for the next calls of sbatch: "", "lost" (runs, no answer), "down", "no"
         self.looks: list[str] = []  # for the next calls of squeue: "", "down"
+        self.partitions = [PARTITION]
+        self.limits = LIMITS
 
     def sbatch(self, script, *options, cwd):
         self.asked += 1
@@ -75,39 +108,11 @@ class Controller:
 @pytest.fixture
 def controller(monkeypatch):
     one = Controller()
-    kind = NodeKind(count=4, usable=4, cpus=8, memory=2**34, gres="")
-    partition = Partition(
-        name="day",
-        is_default=True,
-        state="UP",
-        max_time_seconds=86400,
-        default_time_seconds=None,
-        max_nodes=None,
-        max_cpus_per_node=None,
-        max_memory_per_node=None,
-        max_memory_per_cpu=None,
-        qos="",
-        preempt_mode="OFF",
-        kinds=(kind,),
-    )
-    limits = Limits(
-        cluster="c",
-        version="22",
-        max_array_size=20,
-        max_array_tasks=None,
-        max_job_count=None,
-        max_submit_jobs=None,
-        min_job_age=300,
-        kill_wait=30,
-        requeue=True,
-        memory_counts=True,
-        accounting=False,
-    )
     monkeypatch.setattr(dispatch, "sbatch", one.sbatch)
     for module in (dispatch, live, allowance):
         monkeypatch.setattr(module, "my_jobs", one.my_jobs)
-    monkeypatch.setattr(allowance, "partitions", lambda: [partition])
-    monkeypatch.setattr(allowance, "limits", lambda **_: limits)
+    monkeypatch.setattr(allowance, "partitions", lambda: one.partitions)
+    monkeypatch.setattr(allowance, "limits", lambda **_: one.limits)
     monkeypatch.setattr(dispatch, "PAUSE", 0.0)
     return one
 
@@ -121,7 +126,8 @@ def run(tmp_path):
 
 
 def prepared(run, **options):
-    return prepare_run(run, run.parent / "out.tif", **({"stitch_options": ("--as", "raw"), "site": SITE} | options))
+    wishes = Wishes(**({"stitch_options": ("--as", "raw"), "site": SITE} | options))
+    return prepare_run(run, run.parent / "out.tif", wishes=wishes)
 
 
 # --- each step once ------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ def prepared(run, **options):
 
 def test_the_chain_is_submitted_in_order_and_written_down(run, controller):
     found = submit(prepared(run, target_seconds=1e-4))
-    names = [job.name.removeprefix("medhpc-") for job in controller.queue]
+    names = [job.name.removeprefix("medhpc-").removesuffix("-run") for job in controller.queue]
     assert names == ["infer-0", "infer-1", "repair-1", "repair-2", "stitch"]
     waits = [job.reason.partition(" --dependency=")[2] for job in controller.queue]
     assert waits == ["", "", "afterany:1:2", "afterany:3", "afterany:4"]
@@ -143,7 +149,7 @@ def test_the_chain_is_submitted_in_order_and_written_down(run, controller):
 def test_no_answer_is_followed_by_a_look_never_by_a_blind_repeat(run, controller, answers):
     controller.answers, controller.looks = answers, []
     found = submit(prepared(run))
-    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+    assert [job.name for job in controller.queue] == [job_name(step) for step in found.steps]
     assert list(found.jobs.values()) == [job.array for job in controller.queue]
 
 
@@ -158,11 +164,11 @@ def test_a_controller_that_stays_down_leaves_a_chain_that_is_made_whole_later(ru
     controller.looks = ["", *["down"] * 1000]
     with pytest.raises(SlurmDown, match="the same command again"):
         submit(prepared(run), patience=0.05)
-    assert [job.name for job in controller.queue] == ["medhpc-infer-0"]
+    assert [job.name for job in controller.queue] == ["medhpc-infer-0-run"]
     controller.looks = []
     found = submit(prepared(run))
     assert [one.id for one in submissions(run)] == [found.id] and found.complete
-    assert [job.name for job in controller.queue] == [f"medhpc-{step.name}" for step in found.steps]
+    assert [job.name for job in controller.queue] == [job_name(step) for step in found.steps]
 
 
 def test_a_chain_that_was_cut_short_is_not_continued_for_another_result(run, controller):
@@ -171,7 +177,7 @@ def test_a_chain_that_was_cut_short_is_not_continued_for_another_result(run, con
         submit(prepared(run), patience=0.05)
     controller.looks = []
     with pytest.raises(RunBusy, match="out.tif, was cut short"):
-        submit(prepare_run(run, run.parent / "other.tif", stitch_options=("--as", "raw"), site=SITE))
+        submit(prepare_run(run, run.parent / "other.tif", wishes=Wishes(stitch_options=("--as", "raw"), site=SITE)))
     told = []
     submit(prepared(run), progress=told.append)
     assert "cut short" in told[0] and len(controller.queue) == 4
@@ -207,7 +213,7 @@ def test_a_run_with_live_jobs_is_refused(run, controller):
 def test_jobs_of_others_are_no_matter(run, controller, tmp_path):
     submit(prepared(run))
     shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("jobs"))
-    submit(prepare_run(tmp_path / "other", tmp_path / "out2.tif", site=SITE))
+    submit(prepare_run(tmp_path / "other", tmp_path / "out2.tif", wishes=Wishes(site=SITE)))
     assert len(controller.queue) == 8
 
 
@@ -267,8 +273,11 @@ def test_gpus_are_not_asked_for_where_the_engine_leaves_them_idle(on_cpus, contr
     with pytest.raises(BadOption, match=f"engine 'reference'.*{got}.*--engine torch, or leave the GPUs out"):
         prepared(on_cpus, **options)
     with pytest.raises(BadOption, match=f"engine 'reference'.*{got}"):
-        common = {"network": on_cpus.parent / "net.safetensors", "site": SITE}
-        prepare_volumes([on_cpus.parent / "v.tif"], on_cpus.parent, **(common | options))
+        wishes = Wishes(**({"site": SITE} | options))
+        network = on_cpus.parent / "net.safetensors"
+        prepare_volumes([on_cpus.parent / "v.tif"], on_cpus.parent, network=network, wishes=wishes)
+            [on_cpus.parent / "v.tif"], on_cpus.parent, network=on_cpus.parent / "net.safetensors", wishes=wishes
+        )
     assert not controller.asked
     assert prepared(on_cpus).packing.infer.gpus == 0
 
@@ -285,7 +294,8 @@ def test_gpus_are_for_the_engine_that_computes_on_them(run, controller, gpus):
 )
 def test_volumes_for_gpus_are_planned_for_gpus(tmp_path, controller, gpus, engine, count, pinned):
     write_tiff(tmp_path / "a.tif", np.zeros((4, 8, 8), np.uint16))
-    found = prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine=engine, gpus=count, site=SITE)
+    wishes = Wishes(gpus=count, site=SITE)
+    found = prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine=engine, wishes=wishes)
     command = found.submission.steps[0].command(0)
     assert [value for name, value in zip(command, command[1:], strict=False) if name == "--engine"] == pinned
 
@@ -293,7 +303,8 @@ def test_volumes_for_gpus_are_planned_for_gpus(tmp_path, controller, gpus, engin
 def test_volumes_for_gpus_are_not_planned_for_cpus(tmp_path, controller, gpus):
     write_tiff(tmp_path / "a.tif", np.zeros((4, 8, 8), np.uint16))
     with pytest.raises(BadOption, match="engine 'native' computes on CPUs"):
-        prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine="native", gpus=1, site=SITE)
+        wishes = Wishes(gpus=1, site=SITE)
+        prepare_volumes([tmp_path / "a.tif"], tmp_path, network="identity", engine="native", wishes=wishes)
 
 
 def test_costs_are_taken_from_the_ledger_once_there_are_some(run, controller):
@@ -337,7 +348,7 @@ def test_bad_options_are_refused(run, controller, options, message):
 
 def test_an_unknown_partition_is_refused_with_those_there_are(run, controller):
     with pytest.raises(BadOption, match="there are: day"):
-        prepare_run(run, "out.tif", site=Site(partition="night"))
+        prepare_run(run, "out.tif", wishes=Wishes(site=Site(partition="night")))
 
 
 def test_without_slurm_that_is_said(run, monkeypatch):
@@ -373,13 +384,133 @@ def test_volumes_of_one_name_are_refused(tmp_path, controller):
         (tmp_path / folder).mkdir()
         write_tiff(tmp_path / folder / "v.tif", np.zeros((4, 8, 8), np.uint16))
     with pytest.raises(BadOption, match="would both be"):
-        prepare_volumes([tmp_path / "a/v.tif", tmp_path / "b/v.tif"], tmp_path, network="identity", site=SITE)
+        prepare_volumes(
+            [tmp_path / "a/v.tif", tmp_path / "b/v.tif"], tmp_path, network="identity", wishes=Wishes(site=SITE)
+        )
+
+
+def planned_volumes(tmp_path):
+    """Two volumes whose runs are planned, of 24 and of 2 tiles."""
+    (tmp_path / "res").mkdir()
+    volumes = []
+    for name, shape in (("a", (12, 8, 16)), ("b", (4, 4, 8))):
+        volumes.append(write_tiff(tmp_path / f"{name}.tif", np.ones(shape, np.uint16)))
+        tile(volumes[-1], tmp_path / "res" / f"{name}.run", network="identity", store="raw", tile=(4, 4, 4))
+    return volumes
+
+
+def test_planned_volumes_are_packed_by_their_plans(tmp_path, controller):
+    volumes = planned_volumes(tmp_path)
+    infer(tmp_path / "res" / "a.run", tiles="0:4")
+    wishes = Wishes(site=SITE)
+    found = prepare_volumes(volumes, tmp_path / "res", network="identity", wishes=wishes)
+    assert (found.tiles, found.total) == (22, 26)
+    assert "dearest" in found.cost.source and "4 tiles" in found.cost.source
+    assert found.packing.infer.seconds < 120 and found.packing.infer.memory > 2**33
+    assert found.needed_bytes == 22 * 2 * 64
+    steps = {step.name: step.tasks for step in found.submission.steps}
+    assert steps == {"infer-0": 1, "repair-1": 1, "repair-2": 1, "stitch": 2}
+    wished = prepare_volumes(volumes, tmp_path / "res", network="identity", wishes=Wishes(site=SITE, tasks=11))
+    assert (wished.packing.tasks, wished.packing.tiles_per_task) == (11, 2)
+
+
+def test_one_volume_to_be_planned_leaves_a_guess(tmp_path, controller):
+    volumes = [*planned_volumes(tmp_path), write_tiff(tmp_path / "c.tif", np.ones((4, 4, 4), np.uint16))]
+    found = prepare_volumes(volumes, tmp_path / "res", network="identity", wishes=Wishes(site=SITE))
+    assert found.tiles is None
+    assert {step.name: step.tasks for step in found.submission.steps if step.kind == "plan"} == {"plan": 1}
+
+
+STEPS_APART = Site(
+    partition="day",
+    steps={
+        "infer": {"partition": "gpu", "gres": "gpu:a100:1", "cpus": 16},
+        "stitch": {"memory": 2**35, "partition": "fat", "account": "archive"},
+    },
+)
+
+
+@pytest.fixture
+def three_partitions(controller):
+    gpu = dataclasses.replace(NODES, cpus=32, gres="gpu:a100:4")
+    fat = dataclasses.replace(NODES, memory=2**36)
+    controller.partitions += [
+        dataclasses.replace(PARTITION, name="gpu", is_default=False, kinds=(gpu,), max_time_seconds=3600),
+        dataclasses.replace(PARTITION, name="fat", is_default=False, kinds=(fat,), max_time_seconds=300),
+    ]
+    return controller
+
+
+def directives(text):
+    return dict(re.findall(r"^#SBATCH --([a-z-]+)=\"?(.*?)\"?$", text, re.MULTILINE))
+
+
+def test_steps_go_to_partitions_of_their_own(run, three_partitions):
+    found = prepared(run, site=STEPS_APART, gpus=1)
+    assert found.partitions == {"infer": "gpu", "stitch": "fat"}
+    assert found.packing.infer.cpus == 16
+    texts = {name: directives(text) for name, text in dispatch.scripts(found).items()}
+    for name in ("infer-0", "repair-1", "repair-2"):
+        asked = texts[f"{name}.sbatch"]
+        assert (asked["partition"], asked["gres"], asked["cpus-per-task"]) == ("gpu", "gpu:a100:1", "16")
+    stitch = texts["stitch.sbatch"]
+    assert (stitch["partition"], stitch["account"], stitch["mem"]) == ("fat", "archive", "32768M")
+    assert stitch["time"] == "00:05:00" and "gres" not in stitch
+
+
+def test_a_step_whose_partition_has_no_gpus_is_refused_before_it_is_submitted(run, three_partitions):
+    volumes = [run.parent / "v.tif"]
+    with pytest.raises(BadOption, match=r"nodes of 'day' have 0; .* plan = \{ partition = "):
+        prepare_volumes(volumes, run.parent, network="identity", wishes=Wishes(site=STEPS_APART, gpus=1))
+
+
+def test_options_are_for_all_steps(run, three_partitions, monkeypatch, tmp_path, capsys):
+    from medhpc.cli.main import run_here
+
+    (tmp_path / "site.toml").write_text('infer = { partition = "gpu" }\n')
+    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
+    words = ["submit", str(run), "--out", str(tmp_path / "o.tif"), "--as", "raw", "--dry-run"]
+    assert run_here(words) == 0
+    assert "partition  gpu (infer), day (stitch)" in capsys.readouterr().out
+    assert run_here([*words, "--partition", "fat"]) == 0
+    assert "partition  fat\n" in capsys.readouterr().out
+
+
+def test_no_more_jobs_than_the_controller_holds(run, controller):
+    controller.limits = dataclasses.replace(LIMITS, max_job_count=12)
+    found = prepared(run, target_seconds=1e-4)
+    assert sum(step.tasks for step in found.submission.steps) <= 12
+    controller.limits = dataclasses.replace(LIMITS, max_job_count=12, max_submit_jobs=8)
+    assert sum(step.tasks for step in prepared(run, target_seconds=1e-4).submission.steps) <= 8
+
+
+def fail(run, host, tiles, job="7_1", error="ValueError: bad"):
+    """Tiles that ended in an exception on a node."""
+    opened = Run(run)
+    for index in tiles:
+        opened.ledger.append(Record(tile=index, plan=opened.ledger.plan, host=host, job=job, error=error))
+    opened.ledger.close()
+
+
+def test_a_node_on_which_all_failed_is_left_out_and_it_is_said(run, controller):
+    fail(run, "n1", (5, 6, 7))
+    assert prepared(run).site.exclude == ""  # nobody has done better
+    infer(run, tiles="0:4")
+    fail(run, "n2", (8, 9))  # too few to tell
+    fail(run, "desk", (8, 9, 10), job="")  # no node
+    fail(run, "n3", (8, 9, 10), error="MemoryError: no more")
+    found = prepared(run)
+    assert found.notes == ("no job runs on n1: 3 tiles failed there, none was done",)
+    texts = dispatch.scripts(found)
+    assert all(directives(texts[f"{step.name}.sbatch"])["exclude"] == "n1" for step in found.submission.steps)
 
 
 def test_small_volumes_get_few_tasks(tmp_path, controller):
     for name in ("a", "b"):
         write_tiff(tmp_path / f"{name}.tif", np.zeros((4, 8, 8), np.uint16))
-    found = prepare_volumes([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path, network="identity", site=SITE)
+    found = prepare_volumes(
+        [tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path, network="identity", wishes=Wishes(site=SITE)
+    )
     assert {step.name: step.tasks for step in found.submission.steps} == {
         "plan": 2,
         "infer-0": 2,

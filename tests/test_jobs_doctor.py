@@ -35,10 +35,11 @@ def of(checks, name):
 # --- the folder ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("free, verdict", [(1e12, "ok"), (10e9, "warn"), (1e6, "bad")])
+@pytest.mark.parametrize("free, verdict", [(16e9, "ok"), (5e9, "warn"), (1e6, "bad")])
 def test_room(free, verdict):
     check = judge_space(int(free), "/here (ext4)")
-    assert check.verdict == verdict and bool(check.mend) == (verdict != "ok")
+    assert check.verdict == verdict and ("less than 10 GB is little" in check.mend) == (verdict != "ok")
+    assert ("2,000 x 2,000 x 2,000 voxels" in check.means) == (free == 16e9)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,13 @@ def test_where_jobs_go():
     assert partition_of(ANSWERS.partitions, Site(partition="gpu,cpu")) == GPU
     assert partition_of(ANSWERS.partitions, Site(partition="none")) is None
     assert partition_of([GPU], Site()) is None
+
+
+def test_each_partition_that_a_step_goes_to_is_looked_at():
+    site = Site(partition="cpu", steps={"infer": {"partition": "gpu"}, "stitch": {"partition": "future"}})
+    checks = [one for one in check_cluster(LIMITS, ANSWERS.partitions, site, sacct=True) if one.name == "partition"]
+    assert [check.found.partition(":")[0] for check in checks] == ["cpu", "gpu", "future"]
+    assert [check.verdict for check in checks] == ["ok", "ok", "warn"]
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ TARGET = Target(run="/data/a.run", out="/data/a.tif")
 
 def packed(tiles, seconds, *, target=1800.0, rounds=2, ceiling=ROOMY, memory=8 * GIB):
     cost = Cost(seconds=seconds, memory=memory, source="")
-    return pack(
-        tiles, cost, target_seconds=target, cpus=8, gpus=0, memory=memory, rounds=rounds, steps=1, ceiling=ceiling
-    )
+    task = Resources(cpus=8, memory=memory)
+    return pack(tiles, cost, task, target_seconds=target, rounds=rounds, steps=1, ceiling=ceiling)
 
 
 @given(

@@ -15,7 +15,7 @@ from medhpc.errors import BadOption
 from medhpc.jobs.chain import Target, chain
 from medhpc.jobs.dispatch import TEMPLATES, templates
 from medhpc.jobs.packing import Ceiling, Packing, Resources
-from medhpc.jobs.script import command_of, directives_of, driver, render, values_of
+from medhpc.jobs.script import command_of, directives_of, driver, job_name, render, values_of
 from medhpc.jobs.site import Site
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -117,11 +117,14 @@ def test_directives_are_replaced_added_and_kept():
     template = "\n".join(
         [
             "#!/bin/bash",
+            "## Fill in:",
             "#SBATCH --mem=16G",
             "##SBATCH --gres=gpu:1",
+            "##SBATCH --partition=gpu",
             "#SBATCH --reservation=mine",
             "",
             "module load mine",
+            "## mine, too",
         ]
     )
     template += "\n# --- values\nOLD=1\n# --- end of values\necho\n"
@@ -134,11 +137,35 @@ def test_directives_are_replaced_added_and_kept():
         '#SBATCH --qos="a b"',
         "",
         "module load mine",
-        "# --- values",
+        "## mine, too",
+        "# --- values of this job " + 75 * "-",
         "NEW=2",
         "# --- end of values",
         "echo",
     ]
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_generated_file_tells_nobody_how_to_fill_it(kind):
+    step = next(step for step in steps_for(Target(run="/r", out="/o", volume="/v")) if step.kind == kind)
+    text = text_of(step)
+    assert "##" not in text and "sbatch --export" not in text and "replace this block" not in text
+    again = render(text, {}, ["A=1"])  # it can be a template in its turn
+    assert again.count("A=1") == 1 and "MEDHPC=" not in again
+
+
+@pytest.mark.parametrize(
+    "runs, name",
+    [
+        (["/data/brain.run"], "medhpc-stitch-brain"),
+        (["/data/it's a $(b)\n.run"], "medhpc-stitch-it-s-a-b"),
+        (["/data/" + 50 * "long"], "medhpc-stitch-" + 6 * "long"),
+        (["/data/\u8133.run"], "medhpc-stitch"),
+        (["/data/a.run", "/data/b.run", "/data/c.run"], "medhpc-stitch-a+2"),
+    ],
+)
+def test_jobs_are_called_as_their_runs(runs, name):
+    assert job_name(steps_for(*(Target(run=run, out="/o") for run in runs))[-1]) == name
 
 
 def test_a_template_without_values_is_refused():

@@ -11,8 +11,9 @@ from test_jobs_slurm import ASSOCIATIONS, CONFIG, NODES, PARTITIONS, QUALITIES
 
 from medhpc.cli import main
 from medhpc.errors import BadOption
-from medhpc.jobs.site import KEYS, SBATCH_VARIABLES, Site, load_site, site_path
+from medhpc.jobs.site import SBATCH_VARIABLES, STEPS, Site, load_site, site_path
 from medhpc.jobs.site_file import Answers, init_site, site_text
+from medhpc.jobs.site_keys import KEYS
 from medhpc.jobs.slurm_limits import limits_of, parse_associations, parse_config, parse_qos
 from medhpc.jobs.slurm_nodes import parse_partitions
 
@@ -52,7 +53,7 @@ def write(tmp_path, monkeypatch):
 
 def test_nothing_is_set_by_itself():
     site, origins = load_site()
-    assert site == Site()
+    assert site == Site() == site.of("infer")
     assert set(origins.values()) == {"default"}
     assert site_path().name == "site.toml" and not site_path().exists()
 
@@ -79,6 +80,44 @@ def test_the_environment_overrides_the_file_as_for_sbatch(write, monkeypatch):
     assert site.partition == "gpu"
 
 
+TABLES = """
+partition = "cpu"
+account = "lab"
+exclude = "n1"
+[infer]
+partition = "gpu"
+gres = "gpu:a100:1"
+exclude = "g1"
+[stitch]
+memory = "64G"
+"""
+
+
+def test_a_step_has_settings_of_its_own(write):
+    path = write(TABLES)
+    site, origins = load_site()
+    assert [site.of(step).partition for step in ("plan", "infer", "stitch")] == ["cpu", "gpu", "cpu"]
+    assert (site.of("infer").account, site.of("infer").gres, site.of("plan").gres) == ("lab", "gpu:a100:1", "")
+    assert (site.of("stitch").memory, site.memory) == (64 << 30, 0)
+    assert origins["infer.partition"] == str(path) and origins["gres"] == "default"
+
+
+def test_variables_and_options_are_for_all_steps(write, monkeypatch):
+    write(TABLES)
+    monkeypatch.setenv("SBATCH_PARTITION", "day")
+    site, origins = load_site()
+    assert {site.of(step).partition for step in STEPS} == {"day"}
+    assert origins["partition"] == "$SBATCH_PARTITION" and "infer.partition" not in origins
+    assert site.with_all(partition="night").of("infer").partition == "night"
+    assert site.of("infer").gres == "gpu:a100:1"
+
+
+def test_nodes_are_left_out_of_every_step(write):
+    write(TABLES)
+    site = load_site()[0].without_nodes(["n7", "n8"])
+    assert [site.of(step).exclude for step in STEPS] == ["n1,n7,n8", "g1,n7,n8", "n1,n7,n8"]
+
+
 def test_the_users_own_file_is_found(tmp_path):
     assert site_path() == tmp_path / "config" / "medhpc" / "site.toml"
     site_path().parent.mkdir(parents=True)
@@ -98,7 +137,7 @@ def test_what_every_job_gets():
 
 
 def test_settings_and_their_meaning_are_listed_alike():
-    assert list(KEYS) == [field.name for field in dataclasses.fields(Site)]
+    assert [*KEYS, "steps"] == [field.name for field in dataclasses.fields(Site)]
 
 
 # --- what cannot be meant ------------------------------------------------------------------------
@@ -125,6 +164,10 @@ def test_settings_and_their_meaning_are_listed_alike():
         ('extra = ["-x"]', "extra is"),
         ("partition = ", "is not TOML: .*; a line looks like"),
         ('[slurm]\npartition = "gpu"', "there is no setting 'slurm'"),
+        ('[infr]\npartition = "gpu"', "did you mean 'infer'"),
+        ('infer = "gpu"', "infer is 'gpu'; expected a table such as"),
+        ('[infer]\ncpus = "many"', r", \[infer\]: cpus is 'many'; expected a number"),
+        ("[infer]\n[infer.stitch]\ncpus = 1", r", \[infer\]: there is no setting 'stitch'"),
     ],
 )
 def test_one_line_tells_file_key_and_what_is_expected(write, line, told):
@@ -154,7 +197,9 @@ def test_a_file_that_is_named_must_be_there(monkeypatch, tmp_path):
 # --- writing one ---------------------------------------------------------------------------------
 
 
-def test_the_text_of_a_new_file_is_golden():
+def test_the_text_of_a_new_file_is_golden(request):
+    if request.config.getoption("--golden"):
+        GOLDEN.write_text(site_text(ANSWERS))
     assert site_text(ANSWERS) == GOLDEN.read_text()
 
 
@@ -163,7 +208,7 @@ def test_a_new_file_sets_nothing_and_each_of_its_lines_can_be_put_in_force(answe
     text = site_text(answers)
     assert tomllib.loads(text) == {}
     in_force = re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE)
-    assert list(tomllib.loads(in_force)) == list(KEYS)
+    assert list(tomllib.loads(in_force)) == [*KEYS, *STEPS]
     write(in_force)
     assert set(load_site()[1].values()) == {str(site_path())}
 
@@ -201,6 +246,20 @@ def test_site_init_says_where_to_and_what_it_could_not_ask(run):
     assert run("site", "show")[0].startswith("nothing is set")
 
 
+def test_a_file_for_a_group_says_how_it_counts(run, tmp_path, monkeypatch):
+    path = tmp_path / "a lab.toml"
+    out, _ = run("site", "init", "--to", str(path))
+    assert f"export MEDHPC_SITE='{path}'" in out and f"no file: {site_path()} is not there" in out
+    monkeypatch.setenv("MEDHPC_SITE", str(path))
+    assert "export" not in run("site", "init", "--to", str(path), "--force")[0]
+    assert f"file: {path} (named by MEDHPC_SITE)" in run("site", "show")[0]
+
+
+def test_site_show_names_the_file_that_is_not_there(run):
+    assert f"no file: {site_path()} is not there (MEDHPC_SITE names no other)" in run("site", "show")[0]
+    assert json.loads(run("site", "show", "--json")[0])["found"] is False
+
+
 def test_site_show_prints_what_is_in_force_and_where_from(run, write):
     path = write('memory = "16G"\nmodules = ["a", "b"]\n')
     shown, _ = run("site", "show")
@@ -209,3 +268,9 @@ def test_site_show_prints_what_is_in_force_and_where_from(run, write):
     assert found["file"] == str(path)
     assert found["settings"]["memory"] == {"value": 16 << 30, "from": str(path)}
     assert found["settings"]["qos"] == {"value": "", "from": "default"}
+
+
+def test_site_show_prints_the_settings_of_a_step(run, write):
+    path = write(TABLES)
+    shown, _ = run("site", "show")
+    assert re.search(rf"infer\.partition +gpu +{path}", shown) and re.search(rf"stitch\.memory +64 GiB +{path}", shown)

@@ -208,7 +208,7 @@ def test_status_counts_done_missing_failed_and_damaged(tmp_path):
     verified = status(run.folder, verify=True, progress=lambda *counts: seen.append(counts))
     assert (verified.done, verified.damaged_tiles, verified.missing_tiles) == (3, "2", "3-4,6-7")
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    with pytest.raises(MissingTiles, match=rf"5 of 8 tiles .* 2-4,6-7.*medhpc infer {run.folder}'"):
+    with pytest.raises(MissingTiles, match=rf"5 of 8 tiles .* 2-4,6-7.*medhpc infer {run.folder}$"):
         run.require_all()
 
 
@@ -226,6 +226,13 @@ def test_either_of_two_digests_proves_a_tile(tmp_path):
     fill(run, 2)
     fill(run, 1)
     assert status(run.folder, verify=True).complete
+
+
+def test_a_task_holds_the_claims_of_its_tiles_only(tmp_path):
+    run = new_run(tmp_path / "run")
+    fill(run)
+    everything = run.digests()
+    assert run.digests({2, 5}) == {index: everything[index] for index in (2, 5)}
 
 
 def test_the_ledger_of_an_earlier_plan_proves_nothing(tmp_path):

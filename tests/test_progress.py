@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from test_run import new_run
 
 from medhpc.cli import main
-from medhpc.jobs import progress as progress_module
-from medhpc.jobs.live import Live, LiveJob
-from medhpc.jobs.progress import TileState, Watch, progress, tile_states
+from medhpc.jobs import watch as watching
+from medhpc.jobs.live import Live, LiveJob, Queue
+from medhpc.jobs.progress import TileState, tile_states
+from medhpc.jobs.watch import Watch, look
 from medhpc.run import Run, status
 from medhpc.run.ledger import Record
 from medhpc.run.tally import Tally
@@ -64,10 +66,13 @@ def slurm(monkeypatch):
     """Let SLURM answer what the test says; counts the questions."""
     asked = []
 
-    def answer(*answers: Live) -> list[Run]:
-        monkeypatch.setattr(
-            progress_module, "live", lambda run: asked.append(run) or answers[min(len(asked), len(answers)) - 1]
-        )
+    def ask(place, chains) -> Queue:
+        asked.append(place)
+        return Queue(known=True, note="", jobs=(), asked_at=time.time())
+
+    def answer(*answers: Live) -> list[Path]:
+        monkeypatch.setattr(watching, "ask", ask)
+        monkeypatch.setattr(watching, "live_of", lambda *_: answers[min(len(asked), len(answers)) - 1])
         return asked
 
     return answer
@@ -200,7 +205,7 @@ def test_a_tile_is_done_only_where_the_ledger_says_so(tiles):
 def test_what_is_not_known_is_neither_done_nor_failed(run, slurm):
     slurm(jobs(known=False, note="squeue does not answer"))
     commit(run, 0, 1)
-    found = progress(run.folder)
+    found = look(run.folder)
     assert (found.count(TileState.DONE), found.count(TileState.MISSING)) == (2, 6)
     assert found.as_dict()["live"]["note"] == "squeue does not answer"
 
@@ -208,7 +213,7 @@ def test_what_is_not_known_is_neither_done_nor_failed(run, slurm):
 def test_jobs_fill_in_what_the_ledger_does_not_know(run, slurm):
     slurm(jobs(running=(1, 2), waiting=(3, 4, 5)))
     commit(run, 0, 1)
-    found = progress(run.folder)
+    found = look(run.folder)
     assert found.states.shape == (2, 2, 2)
     assert "".join("#>.-x"[state] for state in found.states.ravel()) == "##>...--"
     assert found.as_dict()["waiting_tiles"] == "3-5"
@@ -221,8 +226,8 @@ def test_the_ledger_is_read_on_and_slurm_is_left_in_peace(run, slurm, monkeypatc
         commit(run, tile)
         assert watch.look().status.done == tile + 1
     assert len(asked) == 1
-    monkeypatch.setattr(progress_module, "PATIENCE", 0.0)
-    assert not watch.look().at_work and len(asked) == 2
+    monkeypatch.setattr(watching, "PATIENCE", 0.0)
+    assert watch.look().live.jobs == () and len(asked) == 2
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -241,7 +246,7 @@ def test_the_command_shows_the_map_the_jobs_and_the_failures(run, slurm, capsys)
     append(run, record(run, 7, error="ValueError: bad", where="a.py:1", traceback="Tr\nValueError: bad", time=9e9))
     out = typed(capsys, "status", str(run.folder))
     assert "  z 0  #> ..\n  z 1  -- -x\n" in out
-    assert re.search(r"^running +1$", out, re.MULTILINE) and re.search(r"^waiting +2$", out, re.MULTILINE)
+    assert re.search(r"^running +1: 1$", out, re.MULTILINE) and re.search(r"^waiting +2: 2-3$", out, re.MULTILINE)
     assert "1 x ValueError at a.py:1 (tiles 7)" in out and "ValueError: bad" in out
     assert re.search(r"7_0 +infer-0 +RUNNING +node1", out) and re.search(r"PENDING +Resources", out)
     assert "--watch" in out.splitlines()[-1]
@@ -254,7 +259,7 @@ def test_unknown_jobs_are_said_to_be_unknown(run, slurm, capsys):
 
 
 def test_watching_without_a_terminal_is_a_line_a_change(run, slurm, capsys, monkeypatch):
-    monkeypatch.setattr("medhpc.cli.status.EVERY", 0.02)
+    monkeypatch.setattr("medhpc.cli.watch.EVERY", 0.02)
     slurm(jobs())
     commit(run, *range(6))
 
@@ -266,8 +271,9 @@ def test_watching_without_a_terminal_is_a_line_a_change(run, slurm, capsys, monk
     worker.start()
     lines = typed(capsys, "status", "--watch", str(run.folder)).splitlines()
     worker.join()
-    assert lines[0].endswith("6 of 8 tiles done") and lines[-1].endswith("8 of 8 tiles done")
-    assert len(lines) <= 3
+    assert lines[0].endswith("6 of 8 tiles done") and lines[-2].endswith("8 of 8 tiles done; all tiles done")
+    assert lines[-1] == f"all tiles done; next: medhpc stitch {run.folder} OUT"
+    assert len(lines) <= 4
 
 
 @pytest.mark.parametrize("other", ["--json", "--verify"])
@@ -281,7 +287,7 @@ def test_on_a_terminal_it_redraws_until_the_run_is_complete(run):
     """In a process with a terminal of its own."""
     commit(run, *range(7))
     inside, outside = pty.openpty()
-    code = "from medhpc.cli import main, status; status.EVERY = 0.05; main()"
+    code = "from medhpc.cli import main, watch; watch.EVERY = 0.05; main()"
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "30"}
     watching = subprocess.Popen(
         [sys.executable, "-c", code, "status", "--watch", str(run.folder)],
@@ -308,6 +314,6 @@ def test_on_a_terminal_it_redraws_until_the_run_is_complete(run):
 
 
 def test_status_needs_no_torch(run):
-    code = "import sys; from medhpc.jobs.progress import progress; progress(sys.argv[1]); print(*sys.modules)"
+    code = "import sys; from medhpc.jobs.watch import look; look(sys.argv[1]); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=True)
     assert {"torch", "dask", "scipy", "skimage", "matplotlib", "tifffile", "rich"} & set(found.stdout.split()) == set()

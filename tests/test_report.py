@@ -258,6 +258,23 @@ def test_an_unfinished_run_has_a_report(tmp_path):
     Page(text)
 
 
+def test_what_is_said_at_the_top(tmp_path):
+    """An exact halo is no measure, and an empty result is told."""
+    run = finished(tmp_path)
+    said = Page(page(gather(run.folder))).texts
+    assert "exact" in said and not any("largest seam error" in text for text in said)
+    assert not any("try a lower" in text for text in said)
+    found = stitch(run.folder, tmp_path / "mask.tif", threshold=1e6)
+    assert f"mask.tif: {found.note}" in Page(page(gather(run.folder))).texts
+    assert "below the threshold 1e+06" in found.note
+
+
+def test_the_run_over_time_has_its_axes(run):
+    said = Page(page(gather(run.folder))).texts
+    start = said.index("The run over time")
+    assert said[start + 1 : start + 6] == ["8", "tiles done", "0", "0", "time since the first tile was done"]
+
+
 def test_a_plane_and_a_blended_run_have_one(tmp_path):
     tifffile.imwrite(tmp_path / "plane.tif", voxels((40, 50)))
     options = {"network": "identity", "store": "raw", "tile": (1, 20, 25)}
@@ -304,20 +321,21 @@ def test_use_is_told_round_by_round(tmp_path):
             tasks=tasks,
             of=5,
         )
-        for name, memory, tasks in (("infer-0", 2, 3), ("infer-1", 2, 2), ("repair-1", 3, 1))
+        for name, memory, tasks in (("infer-0", 2, 3), ("infer-1", 2, 2), ("repair-1", 3, 1), ("repair-2", 5, 1))
     ]
-    jobs = {"infer-0": "100", "infer-1": "101", "repair-1": "102"}
+    jobs = {"infer-0": "100", "infer-1": "101", "repair-1": "102", "repair-2": "103"}
     Submission(folder=folder, cluster="slurm", steps=tuple(steps), jobs=jobs).saved()
     for number, job in enumerate(("100_0", "100_0", "101_1", "102_0")):
         ended = 2e9 + 10 * number
         record = Record(tile=number, plan=run.ledger.plan, digest="d", time=ended, interval=10.0, cpu=25.0, job=job)
         run.ledger.append(record)
-    first, repair, by_hand = gather(run.folder).uses
+    first, repair, idle, by_hand = gather(run.folder).uses
     assert (first.name, first.jobs, first.tasks, first.tasks_asked, first.tiles) == ("infer", ("100", "101"), 2, 5, 3)
     assert (first.seconds, first.seconds_asked, first.cores, first.cores_asked) == (20.0, 600, 2.5, 4)
     assert (repair.name, repair.tiles, repair.memory_asked) == ("repair 1", 1, 3 * 2**30)
     assert (by_hand.name, by_hand.tiles, by_hand.memory_asked) == ("by hand", 4, None)
     said = " ".join(Page(page(gather(run.folder))).texts)
+    assert (idle.tasks, idle.tiles) == (0, 0) and "5 GiB asked for" in said and "– of" not in said
     assert "2.5 of 4" in said and "20 s of 10 min" in said and "100, 101" in said
 
 

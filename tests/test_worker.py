@@ -18,7 +18,7 @@ from samples import stored, write_tiff
 from medhpc.errors import BadOption, MissingTiles, NotARun
 from medhpc.infer import infer, task, work
 from medhpc.run import Run
-from medhpc.run.missing import hopeless, missing_tiles, recorded
+from medhpc.run.missing import hopeless, leave_share, missing_tiles, recorded, take_share
 from medhpc.run.share import share
 from medhpc.tiling import tile
 
@@ -154,6 +154,28 @@ def test_a_suspect_host_gets_one_tile_as_a_trial(run, tmp_path, monkeypatch):
         assert (second.failed, second.left) == (1, 11)
     third = work([run], task="1/1", missing=tmp_path / "missing-1.json")  # the host is well again
     assert (third.failed, third.left) == (0, 0) and recorded(Run(run)).all()
+
+
+def test_what_a_suspect_host_leaves_is_taken_over_by_another(run, tmp_path, monkeypatch):
+    file = tmp_path / "missing-0.json"
+    with monkeypatch.context() as patch:
+        failing(patch, run, *range(TILES))
+        assert work([run], task="1/3", missing=file).failed == 8  # now it is suspect
+        assert work([run], task="2/3", missing=file).left == 7
+    monkeypatch.setenv("SLURMD_NODENAME", "another")
+    other = work([run], task="3/3", missing=file)
+    assert (other.tiles, other.failed, other.left) == (16, 0, 0)
+    assert np.flatnonzero(~recorded(Run(run))).tolist() == list(range(8))  # they have failed: for the next round
+    assert work([run], task="3/3", missing=file).tiles == 8  # nobody takes it twice
+
+
+def test_a_share_that_is_left_is_taken_once_and_in_its_round_only(tmp_path):
+    first, second = tmp_path / "missing-1.json", tmp_path / "missing-2.json"
+    leave_share(first, "3/16")
+    leave_share(first, "12/16")
+    assert take_share(second) is None
+    assert {take_share(first), take_share(first)} == {"3/16", "12/16"}
+    assert take_share(first) is None
 
 
 def test_a_lost_tile_is_missing_for_the_ledger_until_it_is_done_again(run, tmp_path):

@@ -22,8 +22,8 @@ COLOURS = {"ok": "green", "warn": "yellow", "bad": "red", "unknown": "blue"}
     "--wait", type=click.FloatRange(1), default=60, show_default=True, metavar="SECONDS", help="For the job to start."
 )
 @click.option("--partition", metavar="NAME", help="Instead of the one in site.toml, or the cluster's default.")
-@click.option("--account", metavar="NAME", help="Instead of the one in site.toml.")
-@click.option("--qos", metavar="NAME", help="Instead of the one in site.toml.")
+@click.option("--account", metavar="NAME", help="Instead of those in site.toml.")
+@click.option("--qos", metavar="NAME", help="Instead of those in site.toml.")
 @click.option("--probe", is_flag=True, hidden=True)  # what the job itself runs
 @options.as_json
 def doctor(folder: str, no_job: bool, wait: float, probe: bool, as_json: bool, **settings: Any) -> int:
@@ -40,12 +40,10 @@ def doctor(folder: str, no_job: bool, wait: float, probe: bool, as_json: bool, *
 
         tell_and_wait(folder)
         return 0
-    from dataclasses import replace
-
     from medhpc.jobs import doctor as doctors
     from medhpc.jobs.site import load_site
 
-    site = replace(load_site()[0], **{key: value for key, value in settings.items() if value})
+    site = load_site()[0].with_all(**{key: value for key, value in settings.items() if value})
     say = (lambda doing: None) if as_json else (lambda doing: click.echo(f"{doing} ...", err=True))
     checks = doctors.doctor(folder, job=not no_job, wait=wait, site=site, report=say)
     if as_json:

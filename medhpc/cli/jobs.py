@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,8 @@ from medhpc.cli import options, run_options, show
 from medhpc.errors import BadOption
 
 if TYPE_CHECKING:
+    from medhpc.jobs import Prepared, Wishes
     from medhpc.jobs.chain import Step
-    from medhpc.jobs.prepare import Prepared
-    from medhpc.jobs.site import Site
 
 job_options = options.together(
     click.option(
@@ -42,9 +41,9 @@ job_options = options.together(
     click.option("--cpus", type=click.IntRange(1), metavar="N", help="Cores of a task; as planned unless given."),
     click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of a task; 1 where the plan is for one."),
     click.option("--task-memory", type=options.Memory(), metavar="SIZE", help="Memory of a task; as planned."),
-    click.option("--partition", metavar="NAME", help="Instead of the one in site.toml, or the cluster's default."),
-    click.option("--account", metavar="NAME", help="Instead of the one in site.toml."),
-    click.option("--qos", metavar="NAME", help="Instead of the one in site.toml."),
+    click.option("--partition", metavar="NAME", help="For all steps, instead of those in site.toml."),
+    click.option("--account", metavar="NAME", help="For all steps, instead of those in site.toml."),
+    click.option("--qos", metavar="NAME", help="For all steps, instead of those in site.toml."),
     click.option(
         "--stitch-workers", type=click.IntRange(2), metavar="N", help="Stitch by so many processes in one job."
     ),
@@ -160,19 +159,7 @@ def _prepare(
     from medhpc import jobs
 
     network, objects = settings.get("network"), settings.get("objects")
-    stitching = run_options.arguments(run_options.stitch_options, leave_out=("objects",))
-    common = {
-        "stitch_options": stitching,
-        "stitch_workers": settings["stitch_workers"] or 1,
-        "target_seconds": settings["target_time"],
-        "rounds": settings["retries"],
-        "concurrent": settings["concurrent"],
-        "cluster": settings["cluster"],
-        "cpus": settings["cpus"] or settings.get("threads"),
-        "gpus": settings["gpus"],
-        "folder": folder,
-        "site": _site(settings),
-    }
+    wishes = _wishes(settings, folder)
     if network:
         if not out_dir or out:
             raise BadOption("several volumes need --out-dir DIR, the folder of their results (and no --out)")
@@ -180,24 +167,48 @@ def _prepare(
             raise BadOption(
                 "--objects names one table; with VOLUMEs, labels get a table each in --out-dir by themselves"
             )
-        return jobs.prepare_volumes(
+        prepared = jobs.prepare_volumes(
             sources,
             out_dir,
             network=network,
             suffix=suffix,
             tables=settings["kind"] == "labels",
-            tasks=settings["tasks"],
             engine=settings["engine"],
             memory=settings["memory"],
             tile_options=run_options.arguments(
                 run_options.tile_options, leave_out=("network", "memory", "engine", "threads", "device")
             ),
-            **common,
+            wishes=wishes,
         )
+        for target in prepared.targets:
+            if not target.volume:
+                _check_stitch(target.run, target.out, settings)
+        return prepared
     if len(sources) > 1 or not out or out_dir:
         raise BadOption("give one planned RUN with --out OUT, or VOLUMEs with --network NET and --out-dir DIR")
     _check_stitch(sources[0], out, settings)
-    return jobs.prepare_run(sources[0], out, objects=objects or "", memory=settings["task_memory"], **common)
+    return jobs.prepare_run(sources[0], out, objects=objects or "", wishes=wishes)
+
+
+def _wishes(settings: dict[str, Any], folder: str | None) -> Wishes:
+    from medhpc.jobs import Wishes
+    from medhpc.jobs.site import load_site
+
+    given = {name: settings[name] for name in ("partition", "account", "qos") if settings[name]}
+    return Wishes(
+        stitch_options=run_options.arguments(run_options.stitch_options, leave_out=("objects",)),
+        stitch_workers=settings["stitch_workers"] or 1,
+        target_seconds=settings["target_time"],
+        tasks=settings.get("tasks"),
+        rounds=settings["retries"],
+        concurrent=settings["concurrent"],
+        cluster=settings["cluster"],
+        cpus=settings["cpus"] or settings.get("threads"),
+        gpus=settings["gpus"],
+        memory=settings["task_memory"],
+        folder=folder,
+        site=load_site()[0].with_all(**given),
+    )
 
 
 def _check_stitch(run: str, out: str, settings: dict[str, Any]) -> None:
@@ -212,13 +223,6 @@ def _check_stitch(run: str, out: str, settings: dict[str, Any]) -> None:
     check_writable(out, plan.source.path)
 
 
-def _site(settings: dict[str, Any]) -> Site:
-    from medhpc.jobs.site import load_site
-
-    given = {name: settings[name] for name in ("partition", "account", "qos") if settings[name]}
-    return dataclasses.replace(load_site()[0], **given)
-
-
 def _submit(prepared: Prepared, as_json: bool) -> None:
     from medhpc import jobs
     from medhpc.cli.main import run_here
@@ -231,15 +235,24 @@ def _submit(prepared: Prepared, as_json: bool) -> None:
     runs = [target.run for target in prepared.targets]
     if as_json:
         show.as_json({"submission": str(submission.folder), "jobs": dict(submission.jobs), "runs": runs})
-    elif submission.cluster == "slurm" and len(runs) == 1:
-        tell(f"submitted; medhpc status {show.word(runs[0])} says how far it is")
     elif submission.cluster == "slurm":
-        tell(
-            f"submitted; once it is planned, medhpc status {show.word(runs[0])} says how far it is, and so for each run"
-        )
-    missing = [target.out for target in prepared.targets if not Path(target.out.partition(":/")[0]).exists()]
-    if submission.cluster != "slurm" and missing:
-        raise BadOption(f"{missing[0]} was not made; {submission.folder}/log says why")
+        # A submission lies in jobs/<id> of its run, or of the folder of several.
+        tell(f"submitted; medhpc status {show.word(str(submission.folder.parents[1]))} says how far it is")
+    if submission.cluster != "slurm":
+        _check_results(prepared, tell if submission.cluster == "local" else None)
+
+
+def _check_results(prepared: Prepared, tell: Callable[[str], None] | None) -> None:
+    """Refuse where a result was not made; tell what its stitch had to say of it, as that it is empty."""
+    from medhpc.run import Run
+
+    for target in prepared.targets:
+        file = Path(target.out.partition(":/")[0])
+        if not file.exists():
+            raise BadOption(f"{target.out} was not made; {prepared.submission.folder}/log says why")
+        note = Run(target.run).results().get(str(file.resolve()))
+        if note and tell:
+            tell(f"{show.path(target.out)}: {note}")
 
 
 def _ask(prepared: Prepared) -> None:
@@ -266,8 +279,8 @@ def _described(prepared: Prepared) -> dict[str, str]:
     """What will be asked for, as lines."""
     packing, cost = prepared.packing, prepared.cost
     lines = {"result": "\n".join(show.path(target.out) for target in prepared.targets)}
-    if prepared.partition:
-        lines["partition"] = prepared.partition
+    if any(prepared.partitions.values()):
+        lines["partition"] = _partitions(prepared.partitions)
     if cost and prepared.tiles is not None:
         lines["tiles"] = f"{prepared.tiles:,} of {prepared.total:,} are to be computed"
         lines["a tile"] = f"{show.duration(cost.seconds)}, {cost.source}"
@@ -282,6 +295,12 @@ def _described(prepared: Prepared) -> dict[str, str]:
     if notes:
         lines["note"] = "\n".join(notes)
     return lines
+
+
+def _partitions(partitions: Mapping[str, str]) -> str:
+    """One name where all steps go to the same, else one for each."""
+    names = set(partitions.values())
+    return names.pop() if len(names) == 1 else ", ".join(f"{name} ({step})" for step, name in partitions.items())
 
 
 def _step(step: Step) -> str:

@@ -9,6 +9,7 @@ import click
 from medhpc.cli import early, options, run_options, show, workers
 from medhpc.cli.infer import inferred
 from medhpc.cli.plan import print_plan
+from medhpc.cli.status_words import on_login_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,15 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json(summary)
     else:
-        print_plan(summary, next=f"medhpc infer {show.word(run)}")
+        print_plan(summary, next=_next(run))
+
+
+def _next(run: str) -> str:
+    """What computes the tiles of a new run: on a login node, jobs first."""
+    here = f"medhpc infer {show.word(run)}"
+    if not on_login_node():
+        return here
+    return f"medhpc submit {show.word(run)} --out OUT\nor on this machine: {here}"
 
 
 @click.command(short_help="Put the tiles of a run together.")
@@ -136,14 +145,4 @@ def _stitched(result: StitchResult) -> dict[str, str]:
         lines["objects"] = f"{result.objects:,}" + (f", listed in {result.table}" if result.table else "")
     if result.left_whole:
         lines["objects"] += f"; {result.left_whole:,} too large to be split"
-    return lines if result.found else lines | {"note": _nothing(result)}
-
-
-def _nothing(result: StitchResult) -> str:
-    """Why there may be nothing in a result, and what to try."""
-    if result.threshold is None or result.largest is None:
-        return "every voxel is 0"
-    if result.largest < result.threshold:
-        nearest = f"the largest number of any voxel is {result.largest:.2g}, below the threshold {result.threshold:g}"
-        return f"nothing found: {nearest}; try a lower --threshold, or train the network longer"
-    return f"nothing found, though some voxels reach {result.largest:.2g}: try a lower --min-size or --smooth"
+    return lines | ({"note": result.note} if result.note else {})

@@ -54,7 +54,7 @@ def worker_jobs(cpus: int | None, memory: int, seconds: float) -> WorkerJobs:
     from medhpc.jobs.slurm_times import as_time
     from medhpc.stitch import WorkerJobs
 
-    site, _ = load_site()
+    site = load_site()[0].of("stitch")
     return WorkerJobs(
         cpus=cpus or 1,
         memory=memory,

@@ -241,7 +241,7 @@ def _read_ahead(
     reader: ThreadPoolExecutor, run: Run, source: Volume, chosen: Sequence[int]
 ) -> Generator[_Read, None, None]:
     """Tiles in order, each read while earlier ones are computed."""
-    claims = run.digests()
+    claims = run.digests(set(chosen))  # a task holds its own part of a large run
 
     def read(index: int) -> _Read:
         began = time.monotonic()

@@ -9,13 +9,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from medhpc.infer.task import InferResult, infer
 from medhpc.run import Run
-from medhpc.run.missing import host_is_suspect, missing_tiles
+from medhpc.run.missing import host_is_suspect, leave_share, missing_tiles, take_share
 from medhpc.run.share import share
 
 
@@ -23,7 +24,7 @@ from medhpc.run.share import share
 class WorkResult:
     """What one task did."""
 
-    tiles: int  # in its share
+    tiles: int  # in its share, and in those it took over
     runs: tuple[InferResult, ...]  # where it had something to do
     left: int  # tiles of its share for the next round: it was told to stop, or its host is suspect
     failed: int
@@ -47,8 +48,8 @@ def work(
 ) -> WorkResult:
     """Compute a share of the tiles that are missing.
 
-    A host on which several tiles have failed gets one tile as a trial; if that fails too, the rest is left to other
-    hosts and the next round.
+    A host on which several tiles have failed gets one tile as a trial; if that fails too, the rest is left: to tasks
+    of this round on other hosts, which take such shares when their own are done, and to the next round.
 
     Parameters
     ----------
@@ -69,27 +70,26 @@ def work(
         What is done is kept.
     """
     opened = [Run(run) for run in runs if len(runs) == 1 or (Path(run) / "plan.json").exists()]
-    shares = share(missing_tiles(opened, Path(missing)), task)
-    total = sum(map(len, shares))
+    lists, compute = (
+        missing_tiles(opened, Path(missing)),
+        partial(infer, device=device, threads=threads, stop=stop, note=note),
+    )
     done: list[InferResult] = []
-    for run, tiles in zip(opened, shares, strict=True):
-        pieces = [tiles[:1], tiles[1:]] if tiles and host_is_suspect(run) else [tiles]
-        for piece in filter(None, pieces):
-            if stop():
-                break
-            result = infer(
-                run.folder,
-                tiles=piece,
-                keep_going=True,
-                device=device,
-                threads=threads,
-                stop=stop,
-                progress=_after(sum(result.tiles for result in done), total, progress),
-                note=note,
-            )
-            done.append(result)
-            if len(pieces) == 2 and result.failed:
-                break
+    mine: str | None = task
+    total = 0
+    while mine:
+        shares = share(lists, mine)
+        total += sum(map(len, shares))
+        given_up = False
+        for run, tiles in zip(opened, shares, strict=True):
+            if tiles and not stop():
+                counted = _after(sum(result.tiles for result in done), total, progress)
+                results = _compute(run, tiles, partial(compute, progress=counted), stop)
+                given_up |= sum(result.tiles for result in results) < len(tiles)
+                done += results
+        if given_up:
+            leave_share(Path(missing), mine)
+        mine = None if given_up or stop() else take_share(Path(missing))
     finished = sum(result.computed + result.skipped + result.failed for result in done)
     return WorkResult(
         tiles=total,
@@ -98,6 +98,19 @@ def work(
         failed=sum(result.failed for result in done),
         errors=tuple(dict.fromkeys(error for result in done for error in result.errors)),
     )
+
+
+def _compute(
+    run: Run, tiles: list[int], compute: Callable[..., InferResult], stop: Callable[[], bool]
+) -> list[InferResult]:
+    """Compute tiles; on a suspect host the first as a trial, and the others only if it does not fail."""
+    pieces = [tiles[:1], tiles[1:]] if host_is_suspect(run) else [tiles]
+    results: list[InferResult] = []
+    for piece in filter(None, pieces):
+        results.append(compute(run.folder, tiles=piece, keep_going=True))
+        if results[-1].failed or stop():
+            break
+    return results
 
 
 def _after(before: int, total: int, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None] | None:

@@ -7,10 +7,12 @@ from medhpc.jobs.cancellation import cancel
 from medhpc.jobs.dispatch import scripts, submit, write_scripts
 from medhpc.jobs.prepare import Prepared, prepare_run, prepare_volumes
 from medhpc.jobs.submission import Submission, submissions
+from medhpc.jobs.wishes import Wishes
 
 __all__ = [
     "Prepared",
     "Submission",
+    "Wishes",
     "cancel",
     "prepare_run",
     "prepare_volumes",

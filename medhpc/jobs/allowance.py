@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-
-import numpy as np
+from collections.abc import Sequence
 
 from medhpc.errors import BadOption, DiskFull
 from medhpc.jobs.packing import Ceiling, Cost, Resources
-from medhpc.jobs.site import Site
-from medhpc.jobs.slurm import Partition, limits, my_jobs, partitions
+from medhpc.jobs.site import STEPS, Site
+from medhpc.jobs.slurm import Limits, Partition, limits, my_jobs, partitions
 from medhpc.run import Run
 from medhpc.run.tally import Tally
 
@@ -33,53 +33,84 @@ def cost_of(run: Run, tally: Tally | None = None) -> Cost:
     )
 
 
-def room(run: Run, missing: int) -> tuple[int, int]:
-    """Bytes that the missing tiles may take, and that are free; one file a shard."""
-    plan = run.plan
-    needed = int(plan.stored_bytes * missing / len(plan.grid))
-    free, inodes = shutil.disk_usage(run.folder).free, os.statvfs(run.folder).f_favail
-    files = missing * int(np.prod([-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True)]))
+def dearest(costs: Sequence[Cost]) -> Cost:
+    """One cost for the tiles of several runs: enough for a task that has those of the dearest run only."""
+    cost = max(costs, key=lambda one: one.seconds)
+    source = cost.source if len(costs) == 1 else f"in the dearest run; {cost.source}"
+    return Cost(seconds=cost.seconds, memory=max(one.memory for one in costs), source=source)
+
+
+def room(runs: Sequence[Run], missing: Sequence[int]) -> tuple[int, int]:
+    """Bytes that the missing tiles of runs on one file system may take, and that are free; one file a shard.
+
+    Raises
+    ------
+    DiskFull
+    """
+    folder, needed, files = runs[0].folder, 0, 0
+    for plan, tiles in zip([run.plan for run in runs], missing, strict=True):
+        needed += int(plan.stored_bytes * tiles / len(plan.grid))
+        files += tiles * math.prod(-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True))
+    free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder).f_favail
     if free < needed:
         raise DiskFull(
-            f"{run.folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
+            f"{folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
             "make room, or plan the run elsewhere"
         )
     if 0 < inodes < files:
-        raise DiskFull(f"{run.folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
+        raise DiskFull(f"{folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
     return needed, free
 
 
-def ceiling_of(site: Site, cluster: str) -> tuple[str, Ceiling]:
-    """The partition that jobs go to, and what it gives."""
+def ceilings_of(site: Site, cluster: str) -> dict[str, Ceiling]:
+    """For each step, the partition that its jobs go to, and what it gives.
+
+    Raises
+    ------
+    BadOption
+        There is no such partition.
+    SlurmDown, NoSlurm
+    """
     if cluster != "slurm":
-        return "", Ceiling()
-    partition = _partition(site)
-    allowed = limits(account=site.account, qos=site.qos, partition=partition)
-    sizes = [allowed.max_array_size, *filter(None, [allowed.max_array_tasks])]
-    most = allowed.max_submit_jobs
-    if most is not None:
-        most -= sum(max(1, len(job.indices)) for job in my_jobs())
-    return partition.name, Ceiling(
-        cpus=partition.cpus_per_node or None,
-        gpus=partition.gpus_per_node,
-        memory=partition.memory_per_node or None,
-        seconds=partition.max_time_seconds,
-        array_size=min(sizes),
-        jobs=most,
-    )
+        return dict.fromkeys(STEPS, Ceiling())
+    found, tasks = partitions(), site.of("infer")
+    chosen = {step: _partition(found, site.of(step).partition) for step in STEPS}
+    # Nearly all jobs are tasks that compute tiles: what they may is asked for, and taken for the others too.
+    allowed = limits(account=tasks.account, qos=tasks.qos, partition=chosen["infer"])
+    array_size = min(filter(None, (allowed.max_array_size, allowed.max_array_tasks)))
+    jobs = _most_jobs(allowed)
+    return {
+        step: Ceiling(
+            partition=partition.name,
+            cpus=partition.cpus_per_node or None,
+            gpus=partition.gpus_per_node,
+            memory=partition.memory_per_node or None,
+            seconds=partition.max_time_seconds,
+            array_size=array_size,
+            jobs=jobs,
+        )
+        for step, partition in chosen.items()
+    }
 
 
-def _partition(site: Site) -> Partition:
-    found = partitions()
-    wanted = [one for one in found if one.name == site.partition.partition(",")[0]] if site.partition else found
+def _most_jobs(allowed: Limits) -> int | None:
+    """How many more jobs may be submitted, as far as it is known: the controller holds those of all users."""
+    ours = allowed.max_submit_jobs
+    if ours is not None:
+        ours -= sum(max(1, len(job.indices)) for job in my_jobs())
+    return min((most for most in (ours, allowed.max_job_count) if most is not None), default=None)
+
+
+def _partition(found: Sequence[Partition], name: str) -> Partition:
+    wanted = [one for one in found if one.name == name.partition(",")[0]] if name else found
     default = [one for one in wanted if one.is_default] or wanted
     if not default:
         names = ", ".join(one.name for one in found) or "none"
-        raise BadOption(f"there is no partition '{site.partition}' here; there are: {names}")
+        raise BadOption(f"there is no partition '{name}' here; there are: {names}")
     return default[0]
 
 
-def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
+def check_gpus(step: str, asked: Resources, ceiling: Ceiling) -> None:
     """Refuse to ask for GPUs that no node of the partition has.
 
     Raises
@@ -88,7 +119,8 @@ def check_gpus(asked: Resources, ceiling: Ceiling, partition: str) -> None:
     """
     if ceiling.gpus is not None and asked.gpus > ceiling.gpus:
         raise BadOption(
-            f"a task cannot have {asked.gpus} GPU(s): nodes of '{partition}' have {ceiling.gpus}; choose another"
+            f"a task cannot have {asked.gpus} GPU(s): nodes of '{ceiling.partition}' have {ceiling.gpus}; choose "
+            f"another with --partition, or in site.toml for this step alone: {step} = {{ partition = ... }}"
         )
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import medhpc
 from medhpc.errors import BadOption, RunBusy, SlurmDown
 from medhpc.jobs.chain import Step
-from medhpc.jobs.live import forget
+from medhpc.jobs.live import among, forget
 from medhpc.jobs.local import run_here, run_processes
 from medhpc.jobs.prepare import Prepared
 from medhpc.jobs.script import command_of, directives_of, driver, here, log_of, render, values_of
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, my_jobs, sbatch
 from medhpc.jobs.submission import Submission, submissions
+from medhpc.run import Run
 from medhpc.run.durable import room_and_rights, write_durably
 
 TEMPLATES = {"plan": "plan.sbatch", "infer": "infer.sbatch", "repair": "infer.sbatch", "stitch": "stitch.sbatch"}
@@ -99,6 +100,7 @@ def finish(
     SlurmDown, SubmissionRefused
         What was submitted is written down.
     """
+    forget(submission.folder.parents[1])
     for run in {target.run for step in submission.steps for target in step.targets}:
         forget(run)
     queued = {job.comment: job.array for job in _patiently(my_jobs, patience)} if submission.jobs else {}
@@ -127,12 +129,12 @@ def unfinished(run: str | Path) -> Submission | None:
 
 def scripts(prepared: Prepared) -> dict[str, str]:
     """The texts of the sbatch files of a chain by file name, and of ``submit.sh``, which submits them by hand."""
-    command = command_of(prepared.site, here())
     texts = {}
     for step in prepared.submission.steps:
-        directives = directives_of(step, prepared.site, comment=prepared.submission.comment(step))
-        values = values_of(step, prepared.site, command)
-        texts[f"{step.name}.sbatch"] = render(_template(step.kind, prepared.site), directives, values)
+        site = prepared.site.of("infer" if step.kind == "repair" else step.kind)
+        directives = directives_of(step, site, comment=prepared.submission.comment(step))
+        values = values_of(step, site, command_of(site, here()))
+        texts[f"{step.name}.sbatch"] = render(_template(step.kind, site), directives, values)
     return texts | {"submit.sh": driver(prepared.submission.steps)}
 
 
@@ -194,15 +196,15 @@ def _look(comment: str, deadline: float, error: SlurmDown) -> str | None:
 
 
 def live_jobs(*runs: str | Path) -> list[Job]:
-    """Jobs of any submission of these runs that wait or run; one call of SLURM, none where nothing was submitted.
+    """Jobs of these runs that wait or run, also those submitted by hand; one call of SLURM.
 
     Raises
     ------
     SlurmDown, NoSlurm
     """
     chains = [one for run in runs for one in submissions(run) if one.cluster == "slurm"]
-    ours = {one.comment(step) for one in chains for step in one.steps}
-    return [job for job in my_jobs() if job.comment in ours] if ours else []
+    ids = {Run(run).id for run in runs if (Path(run) / "plan.json").exists()}
+    return [found.job for found in among(my_jobs(), chains, ids)]
 
 
 def _refuse_if_busy(jobs: Sequence[Job], run: str) -> None:

@@ -27,7 +27,7 @@ class Resources:
 
     cpus: int
     memory: int  # bytes
-    seconds: int
+    seconds: int = 0
     gpus: int = 0
     warning: int = 0  # seconds before the time limit at which SIGUSR1 comes; 0 for none
 
@@ -40,12 +40,13 @@ class Resources:
 class Ceiling:
     """The most that one job can ask for; None where nothing is known or set."""
 
+    partition: str = ""  # where the job goes
     cpus: int | None = None
     gpus: int | None = None
     memory: int | None = None  # bytes
     seconds: int | None = None
     array_size: int | None = None  # tasks in one array
-    jobs: int | None = None  # of this user in the queue, tasks counted
+    jobs: int | None = None  # that may be submitted, tasks counted
 
     def cut(self, wanted: Resources) -> Resources:
         """No more than there is."""
@@ -84,11 +85,9 @@ class Packing:
 def pack(
     tiles: int,
     cost: Cost,
+    task: Resources,
     *,
     target_seconds: float,
-    cpus: int,
-    gpus: int,
-    memory: int,
     rounds: int,
     steps: int,
     ceiling: Ceiling,
@@ -100,10 +99,10 @@ def pack(
     tiles : int
         How many there are to compute.
     cost : Cost
+    task : Resources
+        What one asks for; its time follows from its tiles.
     target_seconds : float
         How long a task should take; longer where there would be more than :data:`MOST_TASKS`, and a job may.
-    cpus, gpus, memory : int
-        For one task; memory in bytes.
     rounds : int
         Of repair.
     steps : int
@@ -131,13 +130,7 @@ def pack(
     per_task = math.ceil(tiles / tasks) if tasks else 0
     work = per_task * cost.seconds
     warning = max(LEAST_WARNING, math.ceil(SPARE * cost.seconds))
-    wanted = Resources(
-        cpus=cpus,
-        gpus=gpus,
-        memory=memory,
-        seconds=math.ceil(START + SPARE * work + warning),
-        warning=warning,
-    )
+    wanted = replace(task, seconds=math.ceil(START + SPARE * work + warning), warning=warning)
     return Packing(
         tiles=tiles,
         tasks=tasks,
@@ -152,7 +145,7 @@ def _within(jobs: int, tasks: int, repair: int, rounds: int) -> tuple[int, int]:
     repair = max(1, min(repair, jobs // (4 * max(rounds, 1))))
     fitting = min(tasks, jobs - repair * rounds)
     if fitting < 1:
-        raise BadOption(f"only {jobs} more jobs fit into your limit on jobs in the queue; wait until others have ended")
+        raise BadOption(f"only {jobs} more jobs fit into the limit on jobs in the queue; wait until others have ended")
     return fitting, repair
 
 

@@ -1,11 +1,11 @@
-"""From a planned run to a chain of jobs that fits the cluster: everything is decided and checked, nothing submitted."""
+"""From planned runs, or volumes, to a chain of jobs that fits the cluster: everything is decided, nothing submitted."""
 
 from __future__ import annotations
 
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +13,17 @@ import numpy as np
 
 import medhpc
 from medhpc.errors import BadOption
-from medhpc.jobs.allowance import ceiling_of, check_engine, check_gpus, cost_of, notes, room
+from medhpc.jobs.allowance import ceilings_of, check_engine, check_gpus, cost_of, dearest, notes, room
 from medhpc.jobs.chain import Step, Target, chain
 from medhpc.jobs.packing import MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
-from medhpc.jobs.site import Site, load_site
+from medhpc.jobs.site import Site
 from medhpc.jobs.submission import JOBS, Submission, new_id, utc_now
+from medhpc.jobs.targets import absolute, existing, targets_of
+from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
+from medhpc.run.missing import broken_hosts
 from medhpc.run.tally import Tally
-from medhpc.volume import open_volume
 
-CLUSTERS = ("slurm", "local", "debug")
 HEADROOM = 1.15  # of memory: what the measure did not see
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
@@ -38,33 +39,19 @@ class Prepared:
 
     submission: Submission
     site: Site
-    partition: str  # "" where there is no cluster
+    partitions: Mapping[str, str]  # of "plan", "infer" and "stitch"; "" where there is no cluster
     targets: tuple[Target, ...]
-    tiles: int | None  # to be computed; None where the plan is still to be made
+    tiles: int | None  # to be computed; None where a plan is still to be made
     total: int | None  # in all runs
     packing: Packing
     cost: Cost | None
     needed_bytes: int  # at most
     free_bytes: int
-    notes: tuple[str, ...]  # what was cut down to what the cluster has
+    notes: tuple[str, ...]  # what was cut down to what the cluster has, and what is left out
 
 
 def prepare_run(
-    run: str | Path,
-    out: str | Path,
-    *,
-    objects: str | Path = "",
-    stitch_options: Sequence[str] = (),
-    stitch_workers: int = 1,
-    target_seconds: float = 1800,
-    rounds: int = 2,
-    concurrent: int | None = None,
-    cluster: str = "slurm",
-    cpus: int | None = None,
-    gpus: int | None = None,
-    memory: int | None = None,
-    folder: str | Path | None = None,
-    site: Site | None = None,
+    run: str | Path, out: str | Path, *, objects: str | Path = "", wishes: Wishes | None = None
 ) -> Prepared:
     """Decide on the jobs that finish a planned run.
 
@@ -74,23 +61,7 @@ def prepare_run(
         The run, and the result of its stitch.
     objects : path, optional
         CSV of the objects.
-    stitch_options : sequence of str
-        As for ``medhpc stitch``.
-    stitch_workers : int
-        Processes that stitch, in one job; it asks for as many times the cores and the memory.
-    target_seconds : float
-        How long a task should take.
-    rounds : int
-        Of repair.
-    concurrent : int, optional
-        Tasks at a time.
-    cluster : {"slurm", "local", "debug"}
-    cpus, gpus, memory : int, optional
-        For a task; what the plan was made for unless given. Memory in bytes.
-    folder : path, optional
-        Of the submission; a new one in the run folder unless given.
-    site : Site, optional
-        As :func:`medhpc.jobs.site.load_site` finds it unless given.
+    wishes : Wishes, optional
 
     Raises
     ------
@@ -99,68 +70,9 @@ def prepare_run(
         The tiles that are missing may not fit.
     SlurmDown, NoSlurm
     """
-    _check(cluster, target_seconds, rounds, concurrent)
-    opened = Run(run)
-    plan = opened.plan
-    if not plan.network.path:
-        raise BadOption(f"the network of {run} was given from Python, no job can load it; plan with a network file")
-    site = load_site()[0] if site is None else site
-    tally = Tally(opened).update()
-    missing = int(np.count_nonzero(~tally.done))
-    needed, free = room(opened, missing)
-    partition, ceiling = ceiling_of(site, cluster)
-    cost = cost_of(opened, tally)
-    asked = Resources(
-        cpus=cpus or site.cpus or plan.cost.threads,
-        gpus=int(plan.cost.device.startswith("cuda")) if gpus is None else gpus,
-        memory=memory or site.memory or int(HEADROOM * cost.memory),
-        seconds=0,
-    )
-    check_engine(opened, asked, site)
-    check_gpus(asked, ceiling, partition)
-    given = ceiling.cut(asked)
-    packing = pack(
-        missing,
-        cost,
-        target_seconds=target_seconds,
-        cpus=given.cpus,
-        gpus=given.gpus,
-        memory=given.memory,
-        rounds=rounds,
-        steps=1,
-        ceiling=ceiling,
-    )
-    target = Target(run=_absolute(run), out=_absolute(out), objects=_absolute(objects) if objects else "")
-    place = Path(folder).resolve() if folder else opened.jobs.resolve() / new_id()
-    stitching = Resources(
-        cpus=given.cpus * stitch_workers,
-        memory=given.memory * stitch_workers,
-        seconds=int(STITCH_SECONDS + plan.region.size / STITCH_RATE),
-    )
-    steps = chain(
-        [target],
-        packing,
-        folder=place,
-        ceiling=ceiling,
-        stitch=ceiling.cut(stitching),
-        rounds=rounds,
-        concurrent=concurrent,
-        infer_options=_machine(given),
-        stitch_options=(*stitch_options, *_workers(stitch_workers)),
-    )
-    return Prepared(
-        submission=_submission(place, cluster, steps, opened.id),
-        site=site,
-        partition=partition,
-        targets=(target,),
-        tiles=missing,
-        total=len(plan.grid),
-        packing=packing,
-        cost=cost,
-        needed_bytes=needed,
-        free_bytes=free,
-        notes=notes(asked, given, partition),
-    )
+    opened, wishes = Run(run), wishes or Wishes()
+    target = Target(run=absolute(run), out=absolute(out), objects=absolute(objects) if objects else "")
+    return _planned([opened], [target], _folder(wishes, opened.folder), wishes, id=opened.id)
 
 
 def prepare_volumes(
@@ -172,18 +84,8 @@ def prepare_volumes(
     tables: bool = False,
     engine: str = "auto",
     tile_options: Sequence[str] = (),
-    stitch_options: Sequence[str] = (),
-    stitch_workers: int = 1,
-    target_seconds: float = 1800,
-    rounds: int = 2,
-    concurrent: int | None = None,
-    tasks: int | None = None,
-    cluster: str = "slurm",
-    cpus: int | None = None,
-    gpus: int | None = None,
     memory: int = 8 * 2**30,
-    folder: str | Path | None = None,
-    site: Site | None = None,
+    wishes: Wishes | None = None,
 ) -> Prepared:
     """Decide on the jobs that plan, compute and stitch several volumes with one network; all share the job arrays.
 
@@ -200,135 +102,179 @@ def prepare_volumes(
         List the objects in ``out_dir/<name>.csv``.
     engine : str
         As for :func:`medhpc.tiling.tile`; ``auto`` is ``torch`` where tasks have GPUs.
-    tile_options, stitch_options : sequence of str
-        As for ``medhpc tile`` (without network, memory, engine, threads, device) and ``medhpc stitch``.
-    tasks : int, optional
-        How many tasks share the tiles; how many there are is known only when they are planned.
-    stitch_workers, target_seconds, rounds, concurrent, cluster, cpus, gpus, memory, folder, site
-        As for :func:`prepare_run`.
+    tile_options : sequence of str
+        As for ``medhpc tile`` (without network, memory, engine, threads, device).
+    memory : int
+        What volumes are planned for, in bytes.
+    wishes : Wishes, optional
 
     Raises
     ------
     BadOption
         Two volumes of one name, or GPUs for an engine that computes on CPUs.
-    VolumeNotFound, UnknownFormat, SlurmDown, NoSlurm
+    VolumeNotFound, UnknownFormat, DiskFull, SlurmDown, NoSlurm
     """
-    _check(cluster, target_seconds, rounds, concurrent)
-    site = load_site()[0] if site is None else site
-    partition, ceiling = ceiling_of(site, cluster)
-    targets, voxels = _targets(volumes, Path(out_dir).resolve(), suffix, tables)
-    asked = Resources(
-        cpus=cpus or site.cpus or os.cpu_count() or 1,
-        gpus=gpus or 0,
-        memory=int(HEADROOM * memory),
-        seconds=int(START + TASK_TIMES_UNPLANNED * target_seconds),
-        warning=int(max(60, target_seconds / 10)),
+    wishes, place = wishes or Wishes(), Path(out_dir).resolve()
+    targets, voxels = targets_of(volumes, place, suffix, tables)
+    folder = _folder(wishes, place)
+    if not any(target.volume for target in targets):
+        return _planned([Run(target.run) for target in targets], targets, folder, wishes)
+    options = ("--network", absolute(network), "--memory", f"{memory // 2**20}M", *tile_options)
+    return _unplanned(targets, voxels, int(HEADROOM * memory), engine, options, folder, wishes)
+
+
+def _planned(runs: Sequence[Run], targets: Sequence[Target], folder: Path, wishes: Wishes, id: str = "") -> Prepared:
+    """Plans and ledgers say what there is to do, and what it costs."""
+    _check_networks(runs)
+    tallies = [Tally(run).update() for run in runs]
+    missing = [int(np.count_nonzero(~tally.done)) for tally in tallies]
+    needed, free = room(runs, missing)
+    ceilings = ceilings_of(wishes.site, wishes.cluster)
+    costs = [cost_of(run, tally) for run, tally, tiles in zip(runs, tallies, missing, strict=True) if tiles]
+    cost = dearest(costs or [cost_of(runs[0], tallies[0])])
+    plans = [run.plan for run in runs]
+    need = Resources(
+        cpus=max(plan.cost.threads for plan in plans),
+        gpus=int(any(plan.cost.device.startswith("cuda") for plan in plans)),
+        memory=int(HEADROOM * cost.memory),
     )
-    check_gpus(asked, ceiling, partition)
-    for target in targets:
-        if not target.volume:
-            check_engine(Run(target.run), asked, site)
-    given = ceiling.cut(asked)
-    sharing = _tasks_unplanned(tasks or _tasks_for(voxels, len(targets)), len(targets), rounds, ceiling)
-    repairing = max(1, min(sharing // 4, MOST_REPAIR_TASKS, ceiling.array_size or MOST_REPAIR_TASKS))
-    packing = Packing(tiles=0, tasks=sharing, tiles_per_task=0, repair_tasks=repairing, infer=given)
-    place = Path(folder).resolve() if folder else Path(out_dir).resolve() / JOBS / new_id()
-    machine, pinned = _machine(given), _engine_option(engine, given)
+    asked, given = _tasks(wishes, need, ceilings)
+    for run in runs:
+        check_engine(run, asked, wishes.site.of("infer"))
+    packing = pack(
+        sum(missing),
+        cost,
+        given,
+        target_seconds=_target_seconds(wishes, sum(missing), cost),
+        rounds=wishes.rounds,
+        steps=len(targets),
+        ceiling=ceilings["infer"],
+    )
+    largest = max(plan.region.size for plan in plans)
     steps = chain(
         targets,
         packing,
-        folder=place,
-        ceiling=ceiling,
-        plan=ceiling.cut(Resources(cpus=given.cpus, gpus=given.gpus, memory=given.memory, seconds=PLAN_SECONDS)),
-        stitch=ceiling.cut(replace(given, cpus=given.cpus * stitch_workers, memory=given.memory * stitch_workers)),
-        rounds=rounds,
-        concurrent=concurrent,
-        plan_options=(
-            "--network",
-            _absolute(network),
-            "--memory",
-            f"{memory // 2**20}M",
-            *pinned,
-            *machine,
-            *tile_options,
-        ),
-        infer_options=machine,
-        stitch_options=(*stitch_options, *_workers(stitch_workers)),
+        folder=folder,
+        ceiling=ceilings["infer"],
+        stitch=_stitch(wishes, need, STITCH_SECONDS + largest / STITCH_RATE, ceilings["stitch"]),
+        rounds=wishes.rounds,
+        concurrent=wishes.concurrent,
+        infer_options=_machine(given),
+        stitch_options=_stitch_options(wishes),
+    )
+    broken = broken_hosts(runs, tallies) if wishes.cluster == "slurm" else {}
+    left_out = [f"no job runs on {host}: {tiles} tiles failed there, none was done" for host, tiles in broken.items()]
+    return Prepared(
+        submission=_submission(folder, wishes.cluster, steps, id),
+        site=wishes.site.without_nodes(list(broken)),
+        partitions={step: ceiling.partition for step, ceiling in ceilings.items() if step != "plan"},
+        targets=tuple(targets),
+        tiles=sum(missing),
+        total=sum(len(plan.grid) for plan in plans),
+        packing=packing,
+        cost=cost,
+        needed_bytes=needed,
+        free_bytes=free,
+        notes=(*notes(asked, given, ceilings["infer"].partition), *left_out),
+    )
+
+
+def _unplanned(
+    targets: Sequence[Target],
+    voxels: int,
+    memory: int,
+    engine: str,
+    options: Sequence[str],
+    folder: Path,
+    wishes: Wishes,
+) -> Prepared:
+    """Some volumes are still to be planned: how many tiles there will be, and what they cost, is a guess."""
+    ceilings = ceilings_of(wishes.site, wishes.cluster)
+    need = Resources(cpus=os.cpu_count() or 1, memory=memory)
+    asked, given = _tasks(wishes, need, ceilings)
+    for target in targets:
+        if not target.volume:
+            check_engine(Run(target.run), asked, wishes.site.of("infer"))
+    given = ceilings["infer"].cut(
+        replace(
+            given,
+            seconds=int(START + TASK_TIMES_UNPLANNED * wishes.target_seconds),
+            warning=int(max(60, wishes.target_seconds / 10)),
+        )
+    )
+    planning = ceilings["plan"].cut(wishes.resources("plan", replace(need, seconds=PLAN_SECONDS)))
+    check_gpus("plan", planning, ceilings["plan"])
+    packing = _packing_unplanned(voxels, len(targets), given, wishes, ceilings["infer"])
+    steps = chain(
+        targets,
+        packing,
+        folder=folder,
+        ceiling=ceilings["infer"],
+        plan=planning,
+        stitch=_stitch(wishes, need, given.seconds, ceilings["stitch"]),
+        rounds=wishes.rounds,
+        concurrent=wishes.concurrent,
+        plan_options=(*options, *_engine_option(engine, given), *_machine(planning)),
+        infer_options=_machine(given),
+        stitch_options=_stitch_options(wishes),
     )
     return Prepared(
-        submission=_submission(place, cluster, steps),
-        site=site,
-        partition=partition,
+        submission=_submission(folder, wishes.cluster, steps),
+        site=wishes.site,
+        partitions={step: ceiling.partition for step, ceiling in ceilings.items()},
         targets=tuple(targets),
         tiles=None,
         total=None,
         packing=packing,
         cost=None,
         needed_bytes=0,
-        free_bytes=shutil.disk_usage(_existing(Path(out_dir))).free,
-        notes=notes(asked, given, partition),
+        free_bytes=shutil.disk_usage(existing(folder)).free,
+        notes=notes(asked, given, ceilings["infer"].partition),
     )
 
 
-def _check(cluster: str, target_seconds: float, rounds: int, concurrent: int | None) -> None:
-    if cluster not in CLUSTERS:
-        raise BadOption(f"cluster '{cluster}' is not one of {', '.join(CLUSTERS)}")
-    if target_seconds <= 0:
-        raise BadOption(f"target time {target_seconds:g} s is not positive; give one such as 30m")
-    if rounds < 0:
-        raise BadOption(f"{rounds} retries, expected 0 or more")
-    if concurrent is not None and concurrent < 1:
-        raise BadOption(f"{concurrent} tasks at a time, expected 1 or more")
-
-
-def _targets(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> tuple[list[Target], int]:
-    names: dict[str, str] = {}
-    targets, voxels = [], 0
-    for volume in map(str, volumes):
-        with open_volume(volume) as opened:  # now, not in a job at night
-            voxels += math.prod(opened.shape)
-        name = name_of(volume)
-        if name in names:
+def _check_networks(runs: Sequence[Run]) -> None:
+    for run in runs:
+        if not run.plan.network.path:
             raise BadOption(
-                f"{names[name]} and {volume} would both be {name}{suffix}; submit them to different folders"
+                f"the network of {run.folder} was given from Python, no job can load it; plan with a network file"
             )
-        names[name] = volume
-        run = out_dir / f"{name}.run"
-        targets.append(
-            Target(
-                run=str(run),
-                out=str(out_dir / f"{name}{suffix}"),
-                objects=str(out_dir / f"{name}.csv") if tables else "",
-                volume="" if (run / "plan.json").exists() else _absolute(volume),
-            )
-        )
-    return targets, voxels
 
 
-def name_of(volume: str) -> str:
-    """What a volume is called, without its suffixes: ``brain`` of ``/data/brain.ome.tif`` and of ``brain.h5:/raw``."""
-    file, _, inside = volume.partition(":/")
-    stem = Path(file.rstrip("/")).name
-    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".nii.gz"):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-            break
-    else:
-        stem = Path(stem).stem or stem
-    return f"{stem}_{inside.replace('/', '_')}" if inside else stem
+def _tasks(wishes: Wishes, need: Resources, ceilings: Mapping[str, Ceiling]) -> tuple[Resources, Resources]:
+    """What a task that computes tiles asks for, and what it gets."""
+    asked = wishes.resources("infer", need)
+    check_gpus("infer", asked, ceilings["infer"])
+    return asked, ceilings["infer"].cut(asked)
 
 
-def _tasks_for(voxels: int, volumes: int) -> int:
-    """How many tasks share volumes that are not planned yet: what a tile costs is not known."""
-    return min(TASKS_UNPLANNED, max(volumes, math.ceil(voxels / VOXELS_UNPLANNED)))
+def _target_seconds(wishes: Wishes, tiles: int, cost: Cost) -> float:
+    """How long a task should take, so that there are as many as wished."""
+    if wishes.tasks is None:
+        return wishes.target_seconds
+    return (math.ceil(tiles / wishes.tasks) + 0.5) * cost.seconds
 
 
-def _tasks_unplanned(asked: int, volumes: int, rounds: int, ceiling: Ceiling) -> int:
-    """As many tasks as asked for, as far as they fit into the limit on jobs."""
-    most = asked if ceiling.jobs is None else ceiling.jobs - 2 * volumes - MOST_REPAIR_TASKS * rounds
+def _packing_unplanned(voxels: int, volumes: int, task: Resources, wishes: Wishes, ceiling: Ceiling) -> Packing:
+    """As many tasks as wished, or as the volumes are large, as far as they fit into the limit on jobs."""
+    wished = wishes.tasks or min(TASKS_UNPLANNED, max(volumes, math.ceil(voxels / VOXELS_UNPLANNED)))
+    most = wished if ceiling.jobs is None else ceiling.jobs - 2 * volumes - MOST_REPAIR_TASKS * wishes.rounds
     if most < 1:
-        raise BadOption(f"only {ceiling.jobs} more jobs fit into your limit on jobs in the queue; submit fewer volumes")
-    return min(asked, most)
+        raise BadOption(f"only {ceiling.jobs} more jobs fit into the limit on jobs in the queue; submit fewer volumes")
+    tasks = min(wished, most)
+    repairing = max(1, min(tasks // 4, MOST_REPAIR_TASKS, ceiling.array_size or MOST_REPAIR_TASKS))
+    return Packing(tiles=0, tasks=tasks, tiles_per_task=0, repair_tasks=repairing, infer=task)
+
+
+def _stitch(wishes: Wishes, need: Resources, seconds: float, ceiling: Ceiling) -> Resources:
+    """What a stitch gets: for each of its processes, as much as a task."""
+    one, workers = wishes.resources("stitch", need), wishes.stitch_workers
+    return ceiling.cut(Resources(cpus=one.cpus * workers, memory=one.memory * workers, seconds=int(seconds)))
+
+
+def _stitch_options(wishes: Wishes) -> tuple[str, ...]:
+    workers = ("--dask", f"local:{wishes.stitch_workers}") if wishes.stitch_workers > 1 else ()
+    return (*wishes.stitch_options, *workers)
 
 
 def _machine(resources: Resources) -> tuple[str, ...]:
@@ -347,21 +293,12 @@ def _engine_option(engine: str, resources: Resources) -> tuple[str, ...]:
     return () if engine == "auto" else ("--engine", engine)
 
 
-def _workers(count: int) -> tuple[str, ...]:
-    return ("--dask", f"local:{count}") if count > 1 else ()
+def _folder(wishes: Wishes, place: Path) -> Path:
+    """Of the submission."""
+    return Path(wishes.folder).resolve() if wishes.folder else place.resolve() / JOBS / new_id()
 
 
 def _submission(folder: Path, cluster: str, steps: tuple[Step, ...], run: str = "") -> Submission:
     return Submission(
         folder=folder, cluster=cluster, run=run, steps=steps, created=utc_now(), medhpc=medhpc.__version__
     )
-
-
-def _absolute(path: str | Path) -> str:
-    """Absolute, without following links: jobs start elsewhere, and a path is what its user calls it."""
-    return os.path.abspath(path) if str(path) != "identity" else "identity"
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

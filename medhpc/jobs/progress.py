@@ -1,24 +1,19 @@
-"""How far a run is: first its ledger, which is the truth about tiles, then its live jobs, which are hearsay."""
+"""How far runs are: first their ledgers, which are the truth about tiles, then their live jobs, which are hearsay."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
-from pathlib import Path
-from typing import Any
+from enum import IntEnum, StrEnum
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhpc.jobs.live import Live, live
-from medhpc.run import Run, Status
+from medhpc.jobs.live import Live
+from medhpc.run import Status
 from medhpc.run.folder import ranges
-from medhpc.run.state import status_of
-from medhpc.run.tally import Tally
 
-PATIENCE = 30.0  # seconds between two questions to SLURM: all users of a cluster ask the same controller
+LATELY = 60.0  # seconds for which a record tells that somebody is at work; longer where tiles take longer
 
 
 class TileState(IntEnum):
@@ -31,79 +26,22 @@ class TileState(IntEnum):
     FAILED = 4  # its last record is a failure, and no task is at it again
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A run and its jobs at one moment."""
+class Phase(StrEnum):
+    """Where a run is on its way."""
 
-    status: Status
-    live: Live
-    states: NDArray[np.uint8]  # TileState of every tile, (z, y, x) of the tile grid
-
-    def count(self, state: TileState) -> int:
-        """How many tiles are in that state."""
-        return int(np.count_nonzero(self.states == state))
-
-    @property
-    def at_work(self) -> bool:
-        """Whether jobs of this run are known to run or to wait."""
-        return bool(self.live.jobs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON; tiles as ranges."""
-        jobs = [vars(job) for job in self.live.jobs]
-        states = {
-            state.name.lower(): ranges(np.flatnonzero(self.states == state).tolist())
-            for state in (TileState.RUNNING, TileState.WAITING, TileState.FAILED)
-        }
-        told = {"known": self.live.known, "note": self.live.note, "asked_at": self.live.asked_at, "jobs": jobs}
-        return self.status.as_dict() | {f"{name}_tiles": tiles for name, tiles in states.items()} | {"live": told}
-
-
-class Watch:
-    """A run that is looked at again and again: the ledger is read on from where it was, SLURM is asked rarely.
-
-    Parameters
-    ----------
-    run : path
-
-    Raises
-    ------
-    NotARun
-    """
-
-    def __init__(self, run: str | Path) -> None:
-        self.run = Run(run)
-        self._tally = Tally(self.run)
-        self._live: Live | None = None
-
-    def look(self, *, verify: bool = False, report: Callable[[int, int], None] | None = None) -> Progress:
-        """How far the run is now; parameters as for :func:`progress`."""
-        if self._live is None or time.time() - self._live.asked_at >= PATIENCE:
-            self._live = live(self.run)
-        # The ledger last: a tile that gets done between the two questions is done.
-        self._tally.update()
-        status = status_of(self.run, self._tally, verify=verify, progress=report)
-        states = tile_states(self._tally.done, self._tally.has_failed, self._live)
-        return Progress(status=status, live=self._live, states=states.reshape(self.run.plan.grid.counts))
-
-
-def progress(run: str | Path, *, verify: bool = False, report: Callable[[int, int], None] | None = None) -> Progress:
-    """How far a run is, and what its jobs are doing.
-
-    Parameters
-    ----------
-    run : path
-        The run folder.
-    verify : bool
-        Reread the stored bytes of every tile and compare their digests, instead of trusting the records.
-    report : callable, optional
-        Called with (tiles verified, tiles to verify).
-
-    Raises
-    ------
-    NotARun
-    """
-    return Watch(run).look(verify=verify, report=report)
+    TO_PLAN = "to be planned"
+    PLANNING = "being planned"
+    NO_PLAN = "not planned"  # and no job is there that will
+    NOT_BEGUN = "not begun"
+    WAITING = "waiting"
+    RUNNING = "running"
+    STOPPED = "stopped"  # tiles are missing, and nobody is seen at work
+    UNKNOWN = "unknown"  # something is missing, and SLURM does not say whether there are jobs
+    TO_STITCH = "to be stitched"
+    STITCHING = "being stitched"
+    COMPUTED = "all tiles done"  # and no job is there that stitches them
+    READY = "ready"
+    CLEANED = "cleaned"
 
 
 def tile_states(done: NDArray[np.bool_], failed: NDArray[np.bool_], jobs: Live) -> NDArray[np.uint8]:
@@ -114,3 +52,147 @@ def tile_states(done: NDArray[np.bool_], failed: NDArray[np.bool_], jobs: Live) 
     states[jobs.running_tiles] = TileState.RUNNING
     states[done] = TileState.DONE
     return states
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A planned run and its jobs at one moment."""
+
+    status: Status
+    live: Live
+    states: NDArray[np.uint8]  # TileState of every tile, (z, y, x) of the tile grid
+    submitted: frozenset[str]  # ids of the jobs that were ever submitted to SLURM for it
+    looked_at: float  # seconds since 1970
+
+    @property
+    def run(self) -> str:
+        """Its folder."""
+        return self.status.run
+
+    def count(self, state: TileState) -> int:
+        """How many tiles are in that state."""
+        return int(np.count_nonzero(self.states == state))
+
+    def tiles(self, state: TileState, most: int = 12) -> str:
+        """Which tiles are in that state, as ranges."""
+        return ranges(np.flatnonzero(self.states == state), most)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether jobs run or wait, or a tile was recorded lately, as where `medhpc infer` was started by hand."""
+        return bool(self.live.jobs) or self.is_recent
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether tiles are missing, and one was recorded lately, by a job that was not submitted or may still run."""
+        status, live = self.status, self.live
+        is_submitted = status.recorded_in.partition("_")[0] in self.submitted
+        if status.done == status.total or (is_submitted and live.known and status.recorded_at < live.asked_at):
+            return False
+        slowest = max((host.seconds for host in status.hosts), default=0.0)
+        return self.looked_at - status.recorded_at < max(LATELY, 3 * slowest)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until all tiles are done; None while none is computed."""
+        is_computed = self.is_recent or any(job.running for job in self.live.jobs)
+        return self.status.eta_seconds if is_computed else None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run is."""
+        status, jobs = self.status, self.live.jobs
+        if status.cleaned:
+            return Phase.CLEANED
+        if status.done == status.total:
+            return self._phase_of_stitch
+        if self.is_recent or any(job.running for job in jobs):
+            return Phase.RUNNING
+        if jobs:
+            return Phase.WAITING
+        if self.live.note:
+            return Phase.UNKNOWN
+        return Phase.STOPPED if self.submitted or status.recorded_at else Phase.NOT_BEGUN
+
+    @property
+    def _phase_of_stitch(self) -> Phase:
+        stitches = [job.running for job in self.live.jobs if job.kind == "stitch"]
+        if stitches:
+            return Phase.STITCHING if any(stitches) else Phase.TO_STITCH
+        if self.status.result:
+            return Phase.READY
+        return Phase.UNKNOWN if self.live.note else Phase.COMPUTED
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON; tiles as ranges."""
+        states = {
+            f"{state.name.lower()}_tiles": self.tiles(state)
+            for state in (TileState.RUNNING, TileState.WAITING, TileState.FAILED)
+        }
+        told = {"planned": True, "phase": self.phase, "eta_seconds": self.eta_seconds, "live": _told(self.live)}
+        return self.status.as_dict() | states | told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unplanned:
+    """A run that was submitted before it has a plan."""
+
+    run: str
+    live: Live
+    log: str  # of the job that was to plan it; "" where there is none
+
+    @property
+    def at_work(self) -> bool:
+        """Whether jobs of it run or wait."""
+        return bool(self.live.jobs)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run is."""
+        planning = [job.running for job in self.live.jobs if job.kind == "plan"]
+        if planning:
+            return Phase.PLANNING if any(planning) else Phase.TO_PLAN
+        return Phase.UNKNOWN if self.live.note else Phase.NO_PLAN
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {"run": self.run, "planned": False, "phase": self.phase, "log": self.log, "live": _told(self.live)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """The runs of a folder that several volumes were submitted to."""
+
+    folder: str
+    runs: tuple[Progress | Unplanned, ...]
+
+    @property
+    def live(self) -> Live:
+        """The jobs of all."""
+        jobs = {job.id: job for run in self.runs for job in run.live.jobs}
+        first, none = self.runs[0].live, np.zeros(0, bool)
+        return Live(
+            known=first.known,
+            note=first.note,
+            jobs=tuple(jobs.values()),
+            running_tiles=none,
+            waiting_tiles=none,
+            asked_at=first.asked_at,
+        )
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any is worked at."""
+        return any(run.at_work for run in self.runs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {"folder": self.folder, "runs": [run.as_dict() for run in self.runs], "live": _told(self.live)}
+
+
+View: TypeAlias = Progress | Unplanned | Overview
+
+
+def _told(live: Live) -> dict[str, Any]:
+    jobs = [vars(job) for job in live.jobs]
+    return {"known": live.known, "note": live.note, "asked_at": live.asked_at, "jobs": jobs}

@@ -1,8 +1,9 @@
 """The text of sbatch files: pure functions of a step, a site and a template.
 
 A template is a whole sbatch file that works by itself. Two things in it are replaced: its ``#SBATCH`` lines, one by
-one, and the block between the marks below, which sets the values of this job as bash variables. All else stays as it
-is, so what someone adds to a template is in every job.
+one, and the block between the marks below, which sets the values of this job as bash variables. Lines above the first
+command that begin with ``##`` tell how to fill it by hand, and are left out. All else stays as it is, so what someone
+adds to a template is in every job.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from medhpc.errors import BadOption
@@ -19,6 +21,8 @@ from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import as_time
 
 VALUES, END_OF_VALUES = "# --- values", "# --- end of values"
+BY_HAND = "##"
+NAME_LENGTH = 24  # of a run, in the name of a job
 DIRECTIVE = re.compile(r"^##?SBATCH\s+--([a-z-]+)(?:[= ].*)?$")
 
 
@@ -43,8 +47,14 @@ def render(template: str, directives: Mapping[str, str], values: Sequence[str]) 
     ends = [n for n, line in enumerate(lines) if line.startswith(END_OF_VALUES)]
     if len(starts) != 1 or len(ends) != 1 or not starts[0] < ends[0]:
         raise BadOption(f"the template has no block from '{VALUES}' to '{END_OF_VALUES}'; compare it with medhpc's own")
-    head, tail = lines[: starts[0] + 1], lines[ends[0] :]
-    return "\n".join([*_with_directives(head, directives), *values, *tail]) + "\n"
+    head, tail = _filled(_with_directives(lines[: starts[0]], directives)), lines[ends[0] :]
+    return "\n".join([*head, f"{VALUES} of this job ".ljust(100, "-"), *values, *tail]) + "\n"
+
+
+def _filled(head: Sequence[str]) -> list[str]:
+    """Without what is said above the first command to somebody who fills the template by hand."""
+    comments = list(takewhile(lambda line: not line.strip() or line.startswith("#"), head))
+    return [*(line for line in comments if not line.startswith(BY_HAND)), *head[len(comments) :]]
 
 
 def _with_directives(head: Sequence[str], directives: Mapping[str, str]) -> list[str]:
@@ -77,12 +87,19 @@ def log_of(step: Step) -> str:
     return f"log/{step.name}-%A_%a.log" if step.is_array else f"log/{step.name}-%j.log"
 
 
+def job_name(step: Step) -> str:
+    """What squeue shows: ``medhpc-infer-0-brain``, or ``medhpc-infer-0-brain+2`` where it is for two more runs."""
+    run, more = Path(step.targets[0].run).name.removesuffix(".run"), len(step.targets) - 1
+    name = re.sub(r"[^\w.-]+", "-", run, flags=re.ASCII)[:NAME_LENGTH].strip("-.")
+    return "-".join(filter(None, ("medhpc", step.name, name))) + (f"+{more}" if more else "")
+
+
 def directives_of(step: Step, site: Site, *, comment: str, dependency: str = "") -> dict[str, str]:
     """The options of sbatch for a step."""
     resources = step.resources
     array = f"0-{step.tasks - 1}" + (f"%{step.concurrent}" if step.concurrent else "")
     asked = {
-        "job-name": f"medhpc-{step.name}",
+        "job-name": job_name(step),
         "comment": comment,
         "array": array if step.is_array else "",
         "nodes": "1",

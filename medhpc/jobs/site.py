@@ -1,26 +1,32 @@
 """Settings of a site: what every job here asks for and how medhpc starts on a node, from ``site.toml``.
 
-The command line overrides sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file.
+The tables ``[plan]``, ``[infer]`` and ``[stitch]`` hold what one step asks for instead. The command line overrides
+sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file: both for all steps.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from medhpc.errors import BadOption
+from medhpc.jobs.site_keys import FOLDERS, KEYS, bytes_of, check
 
 FILE = "site.toml"
 VARIABLE = "MEDHPC_SITE"
 DEFAULT = "default"
+STEPS = {  # which have tables of their own
+    "plan": "plans volumes",
+    "infer": "computes tiles, and repairs",
+    "stitch": "puts results together",
+}
 SBATCH_VARIABLES = {
     "partition": "SBATCH_PARTITION",
     "account": "SBATCH_ACCOUNT",
@@ -32,22 +38,6 @@ SBATCH_VARIABLES = {
 EVERY_JOB = (
     *("partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude"),
     *("mail_user", "mail_type"),
-)
-OURS = (  # options of sbatch that medhpc sets for each job
-    *("array", "comment", "chdir", "cpus-per-task", "dependency", "error", "export", "job-name", "mem", "nodes"),
-    *(
-        "no-requeue",
-        "ntasks",
-        "open-mode",
-        "output",
-        "parsable",
-        "requeue",
-        "signal",
-        "test-only",
-        "time",
-        "wait",
-        "wrap",
-    ),
 )
 
 
@@ -81,6 +71,8 @@ class Site:
         Folder of edited sbatch files, instead of medhpc's own.
     extra : tuple of str
         Any other options of sbatch: ``--licenses=x``.
+    steps : mapping of str to mapping
+        For the steps of :data:`STEPS`, the settings that replace these.
 
     Raises
     ------
@@ -109,10 +101,31 @@ class Site:
     mail_type: str = ""
     templates: str = ""
     extra: tuple[str, ...] = ()
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in KEYS:
-            _check(key, getattr(self, key))
+            check(key, getattr(self, key))
+
+    def of(self, step: str) -> Site:
+        """The settings of one step."""
+        return replace(self, **self.steps.get(step, {}), steps={})
+
+    def with_all(self, **settings: Any) -> Site:
+        """The same with these settings for every step, whatever its table says."""
+        steps = {
+            step: {key: value for key, value in table.items() if key not in settings}
+            for step, table in self.steps.items()
+        }
+        return replace(self, **settings, steps=steps)
+
+    def without_nodes(self, names: Sequence[str]) -> Site:
+        """The same, and no job runs on these nodes."""
+        steps = {
+            step: {**table, "exclude": _joined(table["exclude"], names)} if "exclude" in table else table
+            for step, table in self.steps.items()
+        }
+        return replace(self, exclude=_joined(self.exclude, names), steps=steps)
 
     @property
     def directives(self) -> dict[str, str]:
@@ -134,7 +147,8 @@ def load_site(variables: Mapping[str, str] = os.environ) -> tuple[Site, dict[str
     -------
     Site
     dict of str to str
-        For each setting the path of the file, ``"$SBATCH_ACCOUNT"`` (a variable), or ``"default"``.
+        For each setting the path of the file, ``"$SBATCH_ACCOUNT"`` (a variable), or ``"default"``; a setting of one
+        step is called ``infer.partition``.
 
     Raises
     ------
@@ -142,14 +156,13 @@ def load_site(variables: Mapping[str, str] = os.environ) -> tuple[Site, dict[str
         The file is not TOML, or has an unknown key or an impossible value.
     """
     path = site_path(variables)
-    given: dict[str, tuple[Any, str]] = {}
-    for key, value in _read(path, named=bool(variables.get(VARIABLE))).items():
-        given[key] = (value, str(path))
-    for key, variable in SBATCH_VARIABLES.items():
-        if variables.get(variable):
-            given[key] = (_checked(key, variables[variable], f"${variable}"), f"${variable}")
-    site = Site(**{key: value for key, (value, _) in given.items()})
-    return site, {key: given[key][1] if key in given else DEFAULT for key in KEYS}
+    settings, steps = _read(path, named=bool(variables.get(VARIABLE)))
+    given = {key: variables[variable] for key, variable in SBATCH_VARIABLES.items() if variables.get(variable)}
+    origins = {key: str(path) if key in settings else DEFAULT for key in KEYS}
+    origins |= {f"{step}.{key}": str(path) for step, table in steps.items() for key in table if key not in given}
+    origins |= {key: f"${SBATCH_VARIABLES[key]}" for key in given}
+    site = Site(**settings, steps=steps)
+    return site.with_all(**{key: _checked(key, value, origins[key]) for key, value in given.items()}), origins
 
 
 def site_path(variables: Mapping[str, str] = os.environ) -> Path:
@@ -158,104 +171,52 @@ def site_path(variables: Mapping[str, str] = os.environ) -> Path:
     return Path(named).expanduser() if named else platformdirs.user_config_path("medhpc") / FILE
 
 
-def _read(path: Path, named: bool) -> dict[str, Any]:
-    """Settings of one file, checked; none where there is no file, unless the user `named` it."""
+def _read(path: Path, named: bool) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Settings of one file and those of its tables; none where there is no file, unless the user `named` it."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if named:
             raise BadOption(f"{VARIABLE} names {path}, which is not there; write it with 'medhpc site init'") from None
-        return {}
+        return {}, {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadOption(f'{path} is not TOML: {error}; a line looks like: partition = "gpu"') from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise BadOption(f"{path} cannot be read ({error.strerror}); let {VARIABLE} name another file") from None
-    return {key: _checked(key, value, str(path)) for key, value in content.items()}
+    steps = {step: _table(content.pop(step), step, path) for step in STEPS if step in content}
+    return _all_checked(content, str(path)), steps
+
+
+def _table(content: Any, step: str, path: Path) -> dict[str, Any]:
+    """The settings of one step."""
+    if not isinstance(content, dict):
+        raise BadOption(f'{path}: {step} is {content!r}; expected a table such as {step} = {{ partition = "gpu" }}')
+    return _all_checked(content, f"{path}, [{step}]")
+
+
+def _all_checked(table: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    return {key: _checked(key, value, origin) for key, value in table.items()}
 
 
 def _checked(key: str, value: Any, origin: str) -> Any:
     """A value of a file or a variable as Site keeps it."""
     if key not in KEYS:
-        near = difflib.get_close_matches(key.replace("-", "_"), KEYS, n=1)
-        hint = f"did you mean '{near[0]}'" if near else f"valid are {', '.join(KEYS)}"
+        names = [name for name in (*KEYS, *STEPS) if name != key]  # a table in a table is no table
+        near = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
+        hint = f"did you mean '{near[0]}'" if near else f"valid are {', '.join(KEYS)}, and tables {', '.join(STEPS)}"
         raise BadOption(f"{origin}: there is no setting '{key}'; {hint}")
     if isinstance(value, list):
         value = tuple(value)
     elif key == "memory":
-        value = _bytes_of(value)
+        value = bytes_of(value)
     elif key in FOLDERS and isinstance(value, str):
         value = os.path.expanduser(value)
     try:
-        _check(key, value)
+        check(key, value)
     except BadOption as error:
         raise BadOption(f"{origin}: {error}") from None
     return value
 
 
-def _check(key: str, value: Any) -> None:
-    expected, fits = KEYS[key]
-    if not fits(value):
-        shown = list(value) if isinstance(value, tuple) else value
-        raise BadOption(f"{key} is {shown!r}; expected {expected}")
-
-
-def _bytes_of(value: Any) -> Any:
-    """Bytes of ``"16G"``; what cannot be read stays as it is, and the check tells."""
-    found = re.fullmatch(r"(\d+)([KMGT])", value) if isinstance(value, str) else None
-    return int(found[1]) << 10 * ("KMGT".index(found[2]) + 1) if found else value
-
-
-# --- what may stand where ------------------------------------------------------------------------
-
-Fits = Callable[[Any], bool]
-
-
-def _text(pattern: str) -> Fits:
-    return lambda value: isinstance(value, str) and (not value or re.fullmatch(pattern, value) is not None)
-
-
-def _texts(pattern: str) -> Fits:
-    return lambda value: isinstance(value, tuple) and all(one and _text(pattern)(one) for one in value)
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _extra(value: Any) -> bool:
-    return _texts(r"--[a-z][a-z-]*(=[^\x00-\x1f\x7f]*)?")(value) and not any(
-        (name := option[2:].partition("=")[0]) in OURS or name.replace("-", "_") in KEYS for option in value
-    )
-
-
-NAME, NAMES, LINE, ABSOLUTE = r"[^\s,]+", r"[^\s]+", r"[^\x00-\x1f\x7f]+", r"/[^\x00-\x1f\x7f]*"
-FOLDERS = ("venv", "apptainer", "templates", "scratch")
-
-#: What each setting may be: in words, and as a test.
-KEYS: dict[str, tuple[str, Fits]] = {
-    "partition": ('a partition, or several as "a,b"', _text(NAMES)),
-    "account": ("the name of an account", _text(NAME)),
-    "qos": ("the name of a quality of service", _text(NAME)),
-    "constraint": ('features of nodes such as "a100|h100"', _text(LINE)),
-    "gres": ('what a task that needs a GPU asks for, such as "gpu:a100:1"', _text(NAMES)),
-    "reservation": ("the name of a reservation", _text(NAMES)),
-    "nodelist": ('a node such as "node7"', _text(NAMES)),
-    "exclude": ('nodes such as "node[1-9]"', _text(NAMES)),
-    "cpus": ("a number of CPUs for a task, such as 8", _count),
-    "memory": ('memory for a task, such as "16G"', _count),
-    "modules": ('a list of modules, such as ["python/3.12", "cuda"]', _texts(NAMES)),
-    "venv": ("the folder of a virtual environment, from / or ~ on", _text(ABSOLUTE)),
-    "apptainer": ("an image, from / or ~ on", _text(rf"{ABSOLUTE}|\w+://[^\s]+")),
-    "nv": ("true or false", lambda value: isinstance(value, bool)),
-    "bind": ('a list of folders such as ["/data", "/scratch:/tmp"]', _texts(ABSOLUTE)),
-    "medhpc": ("the command that starts medhpc on a node, a word or a path", _text(LINE)),
-    "scratch": ("a folder on the nodes, from / on", _text(ABSOLUTE)),
-    "mail_user": ("a mail address", _text(NAMES)),
-    "mail_type": ('occasions such as "END,FAIL"', _text(r"[A-Z_0-9]+(,[A-Z_0-9]+)*")),
-    "templates": ("a folder of sbatch files, from / or ~ on", _text(ABSOLUTE)),
-    "extra": (
-        'a list of other options of sbatch such as ["--licenses=x"]; none that medhpc sets itself, '
-        "none that is a setting here",
-        _extra,
-    ),
-}
+def _joined(nodes: str, names: Sequence[str]) -> str:
+    return ",".join(filter(None, (nodes, *names)))

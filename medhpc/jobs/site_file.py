@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from medhpc.errors import BadOption, NoSlurm, SlurmDown
 from medhpc.jobs import slurm
-from medhpc.jobs.site import KEYS, site_path
+from medhpc.jobs.site import STEPS, VARIABLE, site_path
+from medhpc.jobs.site_keys import KEYS
 from medhpc.jobs.slurm import Association, Limits, Partition, Qos, as_time
 from medhpc.run.durable import write_durably
+
+Value: TypeAlias = str | int | bool | Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,8 @@ def ask_slurm() -> Answers:
 
 def site_text(answers: Answers | None) -> str:
     """The file, as TOML; without `answers` its examples are made up."""
-    return "\n\n".join("\n".join(lines) for lines in (_head(answers), *(_entry(key, answers) for key in KEYS))) + "\n"
+    entries = (_entry(key, answers) for key in (*KEYS, *STEPS))
+    return "\n\n".join("\n".join(lines) for lines in (_head(answers), *entries)) + "\n"
 
 
 def _head(answers: Answers | None) -> list[str]:
@@ -83,7 +88,7 @@ def _head(answers: Answers | None) -> list[str]:
     return [
         f"# Settings of medhpc for this site ({where}).",
         "# A line is in force once the '#' before it is removed. Options of a command override it.",
-        "# 'medhpc site show' prints what is in force. A group shares a file by setting MEDHPC_SITE to its path.",
+        f"# 'medhpc site show' prints what is in force. A group shares a file by setting {VARIABLE} to its path.",
     ]
 
 
@@ -93,7 +98,7 @@ def _entry(key: str, answers: Answers | None) -> list[str]:
     return [*comments, f"#{key} = {_toml(first or EXAMPLES[key])}"]
 
 
-def _known(key: str, answers: Answers) -> tuple[list[str], str]:
+def _known(key: str, answers: Answers) -> tuple[list[str], Value]:
     """What SLURM says about a setting, and the value that most jobs have."""
     if key == "partition":
         first = sorted(answers.partitions, key=lambda one: not one.is_default)
@@ -108,6 +113,9 @@ def _known(key: str, answers: Answers) -> tuple[list[str], str]:
     if key == "gres":
         gres = [one.gres for one in answers.partitions if one.gpus_per_node]
         return _listed("Nodes here have", dict.fromkeys(gres)), ""
+    if key == "infer":
+        with_gpus = [one.name for one in answers.partitions if one.gpus_per_node]
+        return [], {"partition": with_gpus[0], "gres": "gpu:1"} if with_gpus else ""
     return [], ""
 
 
@@ -133,8 +141,10 @@ def _qos(qos: Qos) -> str:
     return f"{qos.name} ({', '.join(limits)})" if limits else qos.name
 
 
-def _toml(value: str | int | bool | Sequence[str]) -> str:
-    """A value as TOML; for these types it is spelt as in JSON."""
+def _toml(value: Value) -> str:
+    """A value as TOML; for these types it is spelt as in JSON, but for tables."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -160,9 +170,12 @@ ABOUT = {
     "mail_type": "When there is mail. ARRAY_TASKS would send one for every task.",
     "templates": "Your own versions of the sbatch files that 'medhpc script' writes.",
     "extra": "Other options of sbatch, for every job.",
+    "plan": "What planning asks for instead: any setting from above. (Also as a table [plan] at the end of this file.)",
+    "infer": "What computing tiles asks for instead, as where GPUs have a partition of their own.",
+    "stitch": "What the stitch asks for instead.",
 }
 
-EXAMPLES: dict[str, str | int | bool | Sequence[str]] = {
+EXAMPLES: dict[str, Value] = {
     "partition": "gpu",
     "account": "mylab",
     "qos": "normal",
@@ -184,4 +197,7 @@ EXAMPLES: dict[str, str | int | bool | Sequence[str]] = {
     "mail_type": "END,FAIL",
     "templates": "/home/me/sbatch",
     "extra": ["--licenses=fast_disk"],
+    "plan": {"partition": "gpu", "qos": "short"},
+    "infer": {"partition": "gpu", "gres": "gpu:1"},
+    "stitch": {"partition": "cpu", "memory": "64G"},
 }

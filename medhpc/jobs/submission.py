@@ -5,6 +5,7 @@
     jobs/<id>/submission.json   everything below; rewritten after each answer of the cluster
     jobs/<id>/<step>.sbatch     what was submitted
     jobs/<id>/missing-<N>.json  the tiles that round N shares (written by its first task)
+    jobs/<id>/missing-<N>.*     empty files, named by the shares of it that a suspect node left, and others took over
     jobs/<id>/log/              what the jobs print
 
 It lies in the run folder, or, for several volumes at once, beside their run folders.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,15 @@ def new_id() -> str:
 def submissions(run: str | Path) -> list[Submission]:
     """All submissions that have to do with a run, oldest first; those of several volumes lie beside the run."""
     place = Path(run).resolve()
-    folders = [path.parent for parent in (place, place.parent) for path in (parent / JOBS).glob("*/submission.json")]
-    found = [Submission.read(folder) for folder in sorted(folders, key=lambda folder: folder.name)]
-    return [one for one in found if any(target.run == str(place) for step in one.steps for target in step.targets)]
+    return of_run(place, [*submissions_in(place), *submissions_in(place.parent)])
+
+
+def submissions_in(folder: Path) -> list[Submission]:
+    """Those that lie in a folder, oldest first."""
+    return [Submission.read(path.parent) for path in sorted((folder / JOBS).glob("*/submission.json"))]
+
+
+def of_run(place: Path, found: Iterable[Submission]) -> list[Submission]:
+    """Those among them that have to do with the run at an absolute path, oldest first."""
+    ours = [one for one in found if any(target.run == str(place) for step in one.steps for target in step.targets)]
+    return sorted(ours, key=lambda one: one.id)

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,16 +88,17 @@ def gather(run: str | Path, *, measures: str | Path | None = None, report: Repor
         `measures` is no JSON object.
     """
     opened = Run(run)
-    found = _measures(measures, opened.results())
+    found = _measures(measures, tuple(opened.results()))
     tally = Tally(opened).update()
+    status = status_of(opened, tally)
     return Facts(
         name=Path(opened.plan.source.path).name,
         run=str(opened.folder.resolve()),
         created=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
         plan=opened.plan,
-        status=status_of(opened, tally),
+        status=status,
         tally=tally,
-        pictures=(_source(opened, report), _result(opened, report)),
+        pictures=(_source(opened, report), _result(opened, status.result, report)),
         uses=tuple(use_of(opened, tally)),
         jobs=tuple(sorted({job.partition("_")[0] for job in tally.jobs if job})),
         results=tuple(opened.results()),
@@ -123,11 +124,9 @@ def _source(run: Run, report: Report | None) -> Picture:
     return _picture("Volume", source.path, at, lambda projections: False, report)
 
 
-def _result(run: Run, report: Report | None) -> Picture:
-    paths = [path for path in run.results() if Path(path.partition(":/")[0]).exists()]
-    if not paths:
+def _result(run: Run, path: str | None, report: Report | None) -> Picture:
+    if path is None:
         return Picture(title="Result", path="", note="nothing was stitched from this run yet, or it is gone")
-    path = paths[-1]
     return _picture(
         "Result",
         path,
@@ -180,7 +179,7 @@ def _dtype(path: str) -> np.dtype[Any]:
 # --- the rest ------------------------------------------------------------------------------------
 
 
-def _measures(given: str | Path | None, results: list[str]) -> Mapping[str, Any] | None:
+def _measures(given: str | Path | None, results: Sequence[str]) -> Mapping[str, Any] | None:
     beside = [path for result in results if (path := Path(f"{result}.json")).is_file()]
     file = Path(given) if given is not None else beside[-1] if beside else None
     if file is None:

@@ -13,6 +13,7 @@ from medhpc.report.html import Html, definitions, element, section, table
 from medhpc.report.origin import halo, provenance
 from medhpc.report.words import count, duration, error, gib, lengths
 from medhpc.report.work import efficiency, hosts, tiles
+from medhpc.run import Plan
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -55,6 +56,9 @@ def _header(facts: Facts) -> Html:
         element("p", "medhpc report", class_="kicker"),
         element("h1", facts.name),
         element("p", element("span", badge, class_="badge good" if complete else "badge bad"), f" {facts.created}"),
+        element("p", f"{Path(status.result).name}: {status.note}", class_="warning")
+        if status.result and status.note
+        else None,
     )
 
 
@@ -67,13 +71,20 @@ def _key_figures(facts: Facts) -> Html:
         (lengths(plan.source.shape), f"voxels of {lengths(voxel)} {unit}" if voxel else "voxels"),
         (f"{status.done:,}", "tiles" if status.done == status.total else f"of {status.total:,} tiles"),
         *_best_measure(facts.measures),
-        (error(plan.halo.max_error), "largest seam error measured"),
+        _seams(plan),
         (duration(facts.elapsed), "from the first tile to the last"),
         (duration(busy), f"of computing, on {count(len(status.hosts), 'host')}"),
         (gib(status.peak_memory), "at most in one process"),
     ]
     drawn = [element("div", element("strong", value), element("span", what)) for value, what in figures if value]
     return element("div", *drawn, class_="figures")
+
+
+def _seams(plan: Plan) -> tuple[str, str]:
+    """How much seams may show; nothing where it was not measured."""
+    if plan.halo.how == "exact":
+        return "exact", "halo: no seams"
+    return error(plan.halo.max_error), "largest seam error measured"
 
 
 def _best_measure(measures: Mapping[str, Any] | None) -> list[tuple[str, str]]:

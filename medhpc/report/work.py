@@ -42,17 +42,28 @@ def tiles(facts: Facts) -> Html | None:
 
 def _over_time(facts: Facts) -> Html | None:
     tally, done = facts.tally, facts.tally.done
-    drawn = curve(tally.committed[done], len(done))
+    ends = tally.committed[done]
+    drawn = curve(ends, len(done))
     if drawn is None:
         return None
     repeated = int(np.count_nonzero(done & (tally.failed > 0)))
-    again = f"; {count(repeated, 'tile')} failed at first and {'was' if repeated == 1 else 'were'} computed again"
+    again = f"{count(repeated, 'tile')} failed at first and {'was' if repeated == 1 else 'were'} computed again."
     return section(
         "The run over time",
-        element("div", drawn, class_="plot"),
-        element("p", element("span", "first tile"), element("span", duration(facts.elapsed)), class_="axis"),
-        note=f"Tiles done, of {len(done):,}{again if repeated else ''}.",
+        element(
+            "div",
+            _axis(f"{len(done):,}", "tiles done", "0", class_="axis upright"),
+            element("div", drawn, class_="plot"),
+            _axis("0", "time since the first tile was done", duration(float(np.ptp(ends))), class_="axis"),
+            class_="chart",
+        ),
+        note=again if repeated else "",
     )
+
+
+def _axis(*labels: str, class_: str) -> Html:
+    """Labels along an axis: at its ends, and what it shows between them."""
+    return element("p", *(element("span", label) for label in labels), class_=class_)
 
 
 def hosts(facts: Facts) -> Html | None:
@@ -79,7 +90,7 @@ def efficiency(facts: Facts) -> Html | None:
         (
             use.name,
             ", ".join(use.jobs) or "–",
-            _of(f"{use.tasks:,}" if use.jobs else "–", use.tasks_asked and f"{use.tasks_asked:,}"),
+            _of(f"{use.tasks:,}" if use.jobs else "", use.tasks_asked and f"{use.tasks_asked:,}"),
             f"{use.tiles:,}",
             _meter(gib(use.memory), use.memory_asked and gib(use.memory_asked), _share(use.memory, use.memory_asked)),
             _meter(
@@ -99,11 +110,11 @@ def efficiency(facts: Facts) -> Html | None:
 
 
 def _longest(use: Use) -> str:
-    return duration(use.seconds) if use.jobs and use.tiles else "–"
+    return duration(use.seconds) if use.jobs and use.tiles else ""
 
 
 def _cores(use: Use) -> str:
-    return "–" if use.cores is None else f"{use.cores:.2g}"
+    return "" if use.cores is None else f"{use.cores:.2g}"
 
 
 def _share(used: float | None, asked: float | None) -> float | None:
@@ -111,8 +122,11 @@ def _share(used: float | None, asked: float | None) -> float | None:
 
 
 def _of(used: str, asked: str | int | None) -> str:
+    """Used, of what was asked for; where what was used is not known, only the latter."""
+    if not used:
+        return f"{asked} asked for" if asked else "–"
     return f"{used} of {asked}" if asked else used
 
 
 def _meter(used: str, asked: str | int | None, share: float | None) -> Html:
-    return joined((_of(used or "–", asked), meter(share)))
+    return joined((_of(used, asked), meter(share) if used else None))

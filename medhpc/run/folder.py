@@ -20,11 +20,12 @@ import hashlib
 import json
 import os
 import resource
+import shlex
 import shutil
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -32,6 +33,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from medhpc.errors import MissingTiles, NoPermission, NotARun, RunNotEmpty, SourceChanged
 from medhpc.geometry import Tile
@@ -131,18 +133,19 @@ class Run:
         original.close()
         return open_volume(self.folder / source.copy)
 
-    def results(self) -> list[str]:
-        """Absolute paths of what has been stitched from this run, oldest first."""
+    def results(self) -> dict[str, str]:
+        """What has been stitched from this run, oldest first: absolute path -> what has to be said of it, or ""."""
         try:
-            listed: list[str] = json.loads((self.folder / "results.json").read_text())
+            found: dict[str, str] = json.loads((self.folder / "results.json").read_text())
         except FileNotFoundError:
-            return []
-        return listed
+            return {}
+        return found
 
-    def add_result(self, out: Path) -> None:
-        """Remember that `out` was stitched from this run."""
-        listed = dict.fromkeys([*self.results(), str(out.resolve())])
-        write_durably(self.folder / "results.json", json.dumps(list(listed)).encode())
+    def add_result(self, out: Path, note: str = "") -> None:
+        """Remember that `out` was stitched from this run, and what has to be said of it, as that it is empty."""
+        path, others = str(out.resolve()), self.results()
+        others.pop(path, None)
+        write_durably(self.folder / "results.json", json.dumps({**others, path: note}).encode())
 
     def sweep(self) -> None:
         """Remove shards that processes of this host left half-written."""
@@ -179,11 +182,11 @@ class Run:
         told = "" if known else "".join(traceback.format_exception(error))
         self.ledger.append(self._record(tile, error=f"{kind}: {error}", where=where, traceback=told))
 
-    def digests(self) -> dict[int, set[str]]:
-        """What the ledger claims: for each tile, the digests that were committed for it."""
+    def digests(self, tiles: Container[int] | None = None) -> dict[int, set[str]]:
+        """What the ledger claims: for each tile, or each of `tiles`, the digests that were committed for it."""
         claims: dict[int, set[str]] = {}
         for record in self.ledger.records():
-            if "digest" in record:
+            if "digest" in record and (tiles is None or record["tile"] in tiles):
                 claims.setdefault(record["tile"], set()).add(record["digest"])
         return claims
 
@@ -215,7 +218,7 @@ class Run:
         if missing:
             raise MissingTiles(
                 f"{len(missing)} of {len(self.plan.grid)} tiles of {self.folder} are missing or damaged: "
-                f"{ranges(missing)}{self._why(missing)}; fill them with 'medhpc infer {self.folder}'"
+                f"{ranges(missing)}{self._why(missing)}; fill them with  medhpc infer {shlex.quote(str(self.folder))}"
             )
 
     def _why(self, missing: list[int]) -> str:
@@ -296,7 +299,8 @@ def _abandon(folder: Path) -> None:
 def _check_unused(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir())
     if "plan.json" in found:
-        raise RunNotEmpty(f"{folder} is planned already; go on with 'medhpc infer {folder}', or name a new folder")
+        place = shlex.quote(str(folder))
+        raise RunNotEmpty(f"{folder} is planned already; name a new folder, or go on with  medhpc infer {place}")
     strange = [name for name in found if name not in PARTS and not name.endswith(".partial")]
     if strange:
         raise RunNotEmpty(f"{folder} is not empty (holds {strange[0]}); name a new or an empty folder for the run")
@@ -332,13 +336,11 @@ def same_fingerprint(a: object, b: object) -> bool:
     return a == b
 
 
-def ranges(numbers: list[int], most: int = 12) -> str:
-    """Sorted numbers as ``0-4,7,9-12``; cut after `most` ranges."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    text = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs[:most])
-    return text + (f",... ({len(runs) - most} more ranges)" if len(runs) > most else "")
+def ranges(numbers: ArrayLike, most: int = 12) -> str:
+    """Sorted whole numbers as ``0-4,7,9-12``; cut after `most` ranges."""
+    values = np.asarray(numbers, np.int64)
+    is_gap = np.diff(values) != 1
+    first, last = values[np.append(True, is_gap)[: len(values)]], values[np.append(is_gap, True)[: len(values)]]
+    pairs = zip(first[:most].tolist(), last[:most].tolist(), strict=True)
+    text = ",".join(f"{a}-{b}" if b > a else str(a) for a, b in pairs)
+    return text + (f",... ({len(first) - most} more ranges)" if len(first) > most else "")

@@ -25,6 +25,7 @@ from medhpc.run.tally import Tally
 
 REPEATS = 2  # so often a tile may end in the same exception; then its mend is not another try
 ALWAYS_REPEATED = ("MemoryError", "OutOfMemoryError")  # the next round has more of it
+LEFT, TAKEN = ".left", ".taken"  # suffixes of empty files beside a list, named by a share of it
 SUSPECT = 3  # so many tiles that failed on one host make it suspect
 
 
@@ -48,6 +49,27 @@ def host_is_suspect(run: Run) -> bool:
     here = this_host()
     failed = {record["tile"] for record in run.ledger.failures() if record.get("host") == here}
     return len(failed) >= SUSPECT and int(np.count_nonzero(~recorded(run)[sorted(failed)])) >= SUSPECT
+
+
+def broken_hosts(runs: Sequence[Run], tallies: Sequence[Tally]) -> dict[str, int]:
+    """Nodes on which several tiles failed and none was ever done, while others did some; how many failed there.
+
+    What fails for want of memory tells nothing of a node, and what no job computed was on none.
+    """
+    worked = {host for tally in tallies for host, number in tally.hosts.items() if number in _committers(tally)}
+    failed: dict[str, set[tuple[int, int]]] = {}
+    for number, run in enumerate(runs):
+        for record in run.ledger.failures():
+            if record.get("job") and not record["error"].startswith(ALWAYS_REPEATED):
+                failed.setdefault(record["host"], set()).add((number, record["tile"]))
+    if not worked:
+        return {}
+    return {host: len(tiles) for host, tiles in failed.items() if host not in worked and len(tiles) >= SUSPECT}
+
+
+def _committers(tally: Tally) -> set[int]:
+    """The hosts that stored a tile, as numbers."""
+    return set(np.unique(tally.host[tally.committed > 0]).tolist())
 
 
 def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
@@ -77,6 +99,22 @@ def missing_tiles(runs: Sequence[Run], file: Path) -> list[list[int]]:
 def listed(file: Path) -> dict[str, list[int]]:
     """What a list says: absolute path of the run -> its missing tiles, in the order in which they are shared."""
     return {entry["run"]: _numbers(entry["tiles"]) for entry in json.loads(file.read_text())["runs"]}
+
+
+def leave_share(file: Path, task: str) -> None:
+    """Leave the share ``K/N`` of the list `file` to other tasks of its round."""
+    file.with_suffix(f".{task.replace('/', '-')}{LEFT}").touch()
+
+
+def take_share(file: Path) -> str | None:
+    """A share ``K/N`` of the list `file` that was left, for one task alone; None where there is none."""
+    for path in sorted(file.parent.glob(f"*{LEFT}")):
+        name, _, task = path.stem.rpartition(".")
+        if name == file.stem:
+            with suppress(FileNotFoundError):  # another was faster
+                path.rename(path.with_suffix(TAKEN))
+                return task.replace("-", "/")
+    return None
 
 
 def _list(runs: Sequence[Run], since: float | None) -> str:

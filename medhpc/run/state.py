@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -58,6 +59,9 @@ class Status:
     verified: bool
     cleaned: bool  # the stored tiles were removed by `clean`
     result: str | None  # what was stitched from the run last and is still there
+    note: str  # what has to be said of the result, as that nothing was found
+    recorded_at: float  # when the newest record was written, seconds since 1970; 0 where there is none
+    recorded_in: str  # the job that wrote it; "" outside of jobs
     tiles_per_second: float | None
     eta_seconds: float | None
     stored_bytes: int
@@ -106,6 +110,7 @@ def status_of(
     tally.lost[damaged] = tally.committed[damaged]
     done, failed = tally.done, tally.has_failed
     missing, rate = np.flatnonzero(~done), tally.rate
+    result, note = next((each for each in reversed(run.results().items()) if Path(each[0]).exists()), (None, ""))
     return Status(
         run=str(run.folder),
         total=len(done),
@@ -113,13 +118,16 @@ def status_of(
         missing=len(missing),
         damaged=len(damaged),
         failed=int(failed.sum()),
-        missing_tiles=ranges(np.setdiff1d(missing, damaged).tolist()),
+        missing_tiles=ranges(np.setdiff1d(missing, damaged)),
         damaged_tiles=ranges(damaged),
         failures=tuple(_failures(run, tally, np.flatnonzero(failed))),
         hosts=tuple(_hosts(tally, np.flatnonzero(done))),
         verified=verify,
         cleaned=not run.has_results,
-        result=next((path for path in reversed(run.results()) if Path(path).exists()), None),
+        result=result,
+        note=note,
+        recorded_at=tally.newest[0],
+        recorded_in=tally.newest[1],
         tiles_per_second=rate,
         eta_seconds=len(missing) / rate if rate else None,
         stored_bytes=int(tally.stored[done].sum()),
@@ -160,9 +168,10 @@ def clean(run: str | Path, *, force: bool = False) -> int:
     """
     opened = Run(run)
     if not force and not any(Path(path).exists() for path in opened.results()):
+        place = shlex.quote(str(run))
         raise NoResult(
             f"no stitched result of {run} is on disk, its tiles are all there is; "
-            f"run 'medhpc stitch {run} OUT' first, or 'medhpc clean --force {run}' to give them up"
+            f"first run  medhpc stitch {place} OUT  or give them up with  medhpc clean --force {place}"
         )
     # An unfinished stitch to Zarr keeps its stage beside its OUT.
     stages = [Path(json.loads(request.read_text())["stage"]) for request in opened.scratch.glob("*/request.json")]

@@ -52,6 +52,8 @@ class Tally:
         Index into `hosts`, `jobs`.
     failure : int32
         Index into `failures`, of its last failure.
+    newest : tuple of float and str
+        When the newest record of a tile stored or failed was written, and in which job ("" outside of jobs).
     """
 
     def __init__(self, run: Run) -> None:
@@ -62,6 +64,7 @@ class Tally:
         self.hosts: dict[str, int] = {}
         self.jobs: dict[str, int] = {}
         self.failures: list[Failure] = []
+        self.newest = (0.0, "")
         self._failures: dict[str, int] = {}
         self._folder, self._plan = run.ledger.folder, run.ledger.plan
         self._read: dict[str, int] = {}  # bytes of each ledger file
@@ -130,11 +133,17 @@ class Tally:
             "host": [self.hosts.setdefault(record.get("host", ""), len(self.hosts)) for record in records],
             "job": [self.jobs.setdefault(record.get("job", ""), len(self.jobs)) for record in records],
         }
+        if records:
+            self._enter_newest(records[int(times.argmax())])
         newest = times >= self.committed[tiles]
         for name, values in columns.items():
             getattr(self, name)[tiles[newest]] = np.asarray(values)[newest]
 
+    def _enter_newest(self, record: Fields) -> None:
+        self.newest = max(self.newest, (record.get("time", 0.0), record.get("job", "")))
+
     def _enter_failure(self, record: Fields) -> None:
+        self._enter_newest(record)
         tile, error, time = record["tile"], record["error"], record.get("time", 0.0)
         if time < self.failed[tile]:
             return

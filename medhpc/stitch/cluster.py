@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import medhpc
 from medhpc.errors import NoWorkers
+from medhpc.run import Run
 from medhpc.stitch.order import Order
 from medhpc.stitch.unit import do_unit, forget, raised
 from medhpc.stitch.where import CONNECT, Where
@@ -65,7 +66,7 @@ def on_cluster(where: Where, order: Order, scratch: Path) -> Iterator[Do]:
         stack.enter_context(dask.config.set(patience if where.kind == "address" else patience | pages))
         for name in ("distributed", "asyncio"):
             stack.enter_context(silence_logging_cmgr(logging.CRITICAL, root=name))
-        cluster, check = stack.enter_context(started(where, scratch))
+        cluster, check = stack.enter_context(started(where, scratch, comment(Run(order.run))))
         try:
             client = stack.enter_context(Client(cluster, timeout=CONNECT, set_as_default=False))
         except OSError as error:
@@ -73,6 +74,11 @@ def on_cluster(where: Where, order: Order, scratch: Path) -> Iterator[Do]:
         yield _doing(client, where, order, check)
         if where.kind == "address":
             client.run(forget, wait=False, on_error="ignore")
+
+
+def comment(run: Run) -> str:
+    """What jobs of workers carry, as all jobs of the run do: they are seen with them, and cancelled."""
+    return f"medhpc run={run.id} step=stitch-worker"
 
 
 def _doing(client: Client, where: Where, order: Order, check: Callable[[], None]) -> Do:

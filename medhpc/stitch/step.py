@@ -44,6 +44,18 @@ class StitchResult:
     largest: float | None  # probability (or raw number) of any voxel, looked for where nothing was found
     seconds: float
 
+    @property
+    def note(self) -> str:
+        """Why there may be nothing in it, and what to try; "" where something was found."""
+        if self.found:
+            return ""
+        if self.threshold is None or self.largest is None:
+            return "every voxel is 0"
+        if self.largest < self.threshold:
+            nearest = f"the largest number of any voxel is {self.largest:.2g}, below the threshold {self.threshold:g}"
+            return f"nothing found: {nearest}; try a lower --threshold, or train the network longer"
+        return f"nothing found, though some voxels reach {self.largest:.2g}: try a lower --min-size or --smooth"
+
     def as_dict(self) -> dict[str, Any]:
         """The fields, for JSON."""
         return dataclasses.asdict(self)
@@ -144,20 +156,27 @@ def stitch(
     with work.scratch.locked(work.stage.path), room_and_rights(out):
         with nullcontext(one_by_one(work)) if where is None else on_cluster(where, order, work.scratch.folder) as do:
             labels = _write(work, do, progress)
-        found = work.found
-        opened.add_result(file)
+        result = _result(work, labels, out, opened, time.monotonic() - began)
+        opened.add_result(file, result.note)
+    return result
+
+
+def _result(work: Labelling | Reduction, labels: Labels | None, out: Path, run: Run, seconds: float) -> StitchResult:
+    """What was written, and whether anything is in it."""
+    request, found = work.request, work.found
+    is_cut = request.kind in ("mask", "labels") and run.plan.stored.kind != "argmax"
     return StitchResult(
         out=str(out),
-        kind=kind,
+        kind=request.kind,
         shape=work.stage.shape,
         dtype=str(work.stage.dtype),
         objects=None if labels is None else len(labels.table),
         left_whole=0 if labels is None else labels.left_whole,
         table=request.objects,
-        threshold=request.level if kind in ("mask", "labels") and opened.plan.stored.kind != "argmax" else None,
+        threshold=request.level if is_cut else None,
         found=found,
-        largest=None if found else largest_stored(opened),
-        seconds=time.monotonic() - began,
+        largest=None if found else largest_stored(run),
+        seconds=seconds,
     )
 
 

@@ -32,10 +32,11 @@ BETWEEN_LOOKS = 30.0  # seconds between two questions to SLURM, whether there ar
 
 
 @contextmanager
-def started(where: Where, scratch: Path) -> Iterator[tuple[Any, Check]]:
+def started(where: Where, scratch: Path, comment: str) -> Iterator[tuple[Any, Check]]:
     """What a client connects to, while the block runs, and what tells that no worker will come.
 
-    Workers of SLURM start in the folder above `scratch`, and write their logs there, as ``workers-*.log``.
+    Workers of SLURM start in the folder above `scratch`, and write their logs there, as ``workers-*.log``; those that
+    are jobs carry `comment`.
 
     Raises
     ------
@@ -57,8 +58,9 @@ def started(where: Where, scratch: Path) -> Iterator[tuple[Any, Check]]:
         cluster = stack.enter_context(LocalCluster(host="0.0.0.0", n_workers=0, **_scheduler(security)))
         script = folder / "worker.sh"
         script.write_text(worker_script(cluster.scheduler_address, _certificates(security, folder), where.jobs))
-        start = _jobs if where.kind == "slurm" else _tasks
-        yield cluster, stack.enter_context(start(where, script, scratch.parent))
+        logs = scratch.parent
+        start = _jobs(where, script, logs, comment) if where.kind == "slurm" else _tasks(where, script, logs)
+        yield cluster, stack.enter_context(start)
 
 
 def worker_script(scheduler: str, certificates: Mapping[str, Path], jobs: WorkerJobs) -> str:
@@ -132,12 +134,13 @@ def _tasks(where: Where, script: Path, logs: Path) -> Iterator[Check]:
 
 
 @contextmanager
-def _jobs(where: Where, script: Path, logs: Path) -> Iterator[Check]:
+def _jobs(where: Where, script: Path, logs: Path, comment: str) -> Iterator[Check]:
     """Workers as jobs, all of one array: one call of sbatch; SLURM starts those again whose node fails."""
     jobs = where.jobs
     asked = {
         "array": f"0-{where.workers - 1}",
         "job-name": "medhpc-stitch-worker",
+        "comment": comment,
         "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": str(jobs.cpus),

@@ -14,7 +14,7 @@ from cluster import Cluster
 from samples import cells, msd, write_tiff
 
 from medhpc import pipeline
-from medhpc.jobs import Submission, prepare_run, submissions, submit
+from medhpc.jobs import Submission, Wishes, prepare_run, submissions, submit
 from medhpc.jobs.allowance import cost_of
 from medhpc.jobs.prepare import Prepared
 from medhpc.jobs.site import Site
@@ -103,7 +103,7 @@ class Scenario:
         """Decide on the jobs: one round of repair unless told otherwise."""
         target = cost_of(Run(self.run)).seconds * (tiles_per_task + 0.5)
         defaults = {"rounds": 1, "site": self.site, "stitch_options": STITCH_WORDS}
-        return prepare_run(self.run, self.out, target_seconds=target, **(defaults | options))
+        return prepare_run(self.run, self.out, wishes=Wishes(target_seconds=target, **(defaults | options)))
 
     def submit(self, **options: Any) -> Submission:
         """Submit them; options as for :meth:`prepare`."""
@@ -168,7 +168,7 @@ class Scenario:
 
     def over(self, step: str) -> list[dict[str, str]]:
         """What SLURM noted at the end of each job of a step, since this scenario began."""
-        return [end for end in self.cluster.finished()[self.before :] if end["Name"] == f"medhpc-{step}"]
+        return [end for end in self.cluster.finished()[self.before :] if end["Name"].startswith(f"medhpc-{step}-")]
 
     def records(self) -> list[dict[str, Any]]:
         """The ledger."""

@@ -210,3 +210,23 @@ def before_tile(index):
     assert sorted(failures.values()) == [1, 1, 21]
     scenario.submit(site=replace(scenario.site, exclude="n1"))
     scenario.finish()
+
+
+def test_a_broken_node_is_left_out_of_the_next_submission(scenario):
+    scenario.accident("""
+import os, time
+def before_tile(index):
+    here, broken = os.environ["SLURMD_NODENAME"], folder / "broken"
+    if first("begun"): broken.write_text(here)  # the first node that begins
+    while not broken.exists() or not broken.read_text(): time.sleep(0.05)
+    if broken.read_text() == here: raise OSError("its disk is broken")
+""")
+    scenario.submit(rounds=0)
+    scenario.end_unfinished()
+    broken = (scenario.folder / "broken").read_text()
+    prepared = scenario.prepare()
+    assert any(f"no job runs on {broken}: " in note for note in prepared.notes)
+    before = len(scenario.over("infer-0"))
+    submit(prepared)
+    scenario.finish()
+    assert broken not in {end["NodeList"] for end in scenario.over("infer-0")[before:]}

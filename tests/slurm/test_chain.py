@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 
 import pytest
 from scenario import MEMORY, STITCH_WORDS, Scenario, nothing_lost, plan
 
 from medhpc.errors import RunBusy
-from medhpc.jobs import prepare_volumes, submit, write_scripts
+from medhpc.jobs import Submission, Wishes, prepare_volumes, submit, write_scripts
+from medhpc.jobs.dispatch import templates
+from medhpc.jobs.site import load_site
 from medhpc.jobs.slurm import limits
 
 
@@ -43,12 +46,8 @@ def test_three_volumes_in_one_submission(scenario, tmp_path_factory):
             network=made[0].network,
             suffix=".tif",
             tile_options=("--tile", "16", "--halo", "exact"),
-            stitch_options=STITCH_WORDS,
             memory=MEMORY,
-            cpus=1,
-            tasks=4,
-            rounds=1,
-            site=scenario.site,
+            wishes=Wishes(stitch_options=STITCH_WORDS, cpus=1, tasks=4, rounds=1, site=scenario.site),
         )
     )
     assert [(step.name, step.tasks) for step in submission.steps][:2] == [("plan", 3), ("infer-0", 4)]
@@ -69,6 +68,53 @@ def test_scripts_edited_and_submitted_by_hand(scenario):
     logs = [path.read_text() for path in (folder / "log").glob("infer-0-*.log")]
     assert len(logs) == 3 and all(text.startswith("edited by me\n") for text in logs)
     assert {end["NodeList"] for end in scenario.over("infer-0")} <= {"n2", "n3"}
+
+
+def test_a_template_of_the_site(scenario):
+    own = scenario.folder / "my templates"
+    own.mkdir()
+    text = (templates() / "infer.sbatch").read_text()
+    mine = '#SBATCH --exclude=n1\nWHO=me\necho "edited by $WHO"\n'
+    (own / "infer.sbatch").write_text(text.replace("set -e", f"{mine}set -e", 1))
+    settings = scenario.folder / "site.toml"
+    settings.write_text(f'medhpc = "{scenario.site.medhpc}"\ntemplates = "{own}"\n')
+    submission = scenario.submit(site=load_site({"MEDHPC_SITE": str(settings)})[0])
+    scenario.finish()
+    assert scenario.log("infer-0").count("edited by me\n") == scenario.log("repair-1").count("edited by me\n") * 3 == 3
+    assert "edited by me" not in scenario.log("stitch")  # its template was not edited
+    assert {end["NodeList"] for end in scenario.over("infer-0")} <= {"n2", "n3"}
+    assert "sbatch --export" not in (submission.folder / "infer-0.sbatch").read_text()
+
+
+def test_tiles_on_nodes_with_gpus_the_stitch_elsewhere(scenario):
+    """The GPUs here are devices of another kind, so the network is computed on processors beside them."""
+    seen = scenario.folder / "seen.txt"
+    scenario.accident(f"""
+import os
+def before_tile(index):
+    if first("looked " + os.environ["SLURM_JOB_ID"]):
+        with open({str(seen)!r}, "a") as file: print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+""")
+    site = dataclasses.replace(scenario.site, steps={"infer": {"partition": "gpu", "gres": "gpu:1"}})
+    prepared = scenario.prepare(site=site, gpus=1)
+    submit(dataclasses.replace(prepared, submission=on_processors(prepared.submission)))
+    array = scenario.array("infer-0")
+    assert "gres:gpu:1" in scenario.cluster.run("squeue", "-h", "-j", array, "-o", "%b").splitlines()
+    scenario.finish()
+    assert {end["NodeList"] for end in scenario.over("infer-0") + scenario.over("repair-1")} == {"g1"}
+    assert scenario.ends("infer-0") == ["COMPLETED"] * 3
+    assert scenario.over("stitch")[0]["NodeList"] != "g1"
+    assert len(found := seen.read_text().split()) == 3 and set(found) <= {"0", "1"}
+
+
+def on_processors(submission: Submission) -> Submission:
+    """The same, but nothing asks for the device that its nodes do not have."""
+    steps = (dataclasses.replace(step, options=_without_device(step.options)) for step in submission.steps)
+    return dataclasses.replace(submission, steps=tuple(steps))
+
+
+def _without_device(options: tuple[str, ...]) -> tuple[str, ...]:
+    return options[: options.index("--device")] if "--device" in options else options
 
 
 def test_an_exception_in_one_tile(scenario):

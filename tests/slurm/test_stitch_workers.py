@@ -11,6 +11,8 @@ from cluster import Cluster
 from stored import blobs, run_of
 
 from medhpc.errors import NoWorkers, SubmissionRefused
+from medhpc.jobs.dispatch import live_jobs
+from medhpc.run import Run
 from medhpc.stitch import WorkerJobs, stitch, workers, write
 
 ODD = 'a $(touch run) "run"\nof it\'s own'  # the name of a folder
@@ -42,14 +44,17 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_jobs_as_workers_one_of_them_cancelled(cluster: Cluster, run: Path, expected, tmp_path):
     cancelled: list[str] = []
+    comments: set[str] = set()
 
     def watch(now: int, total: int) -> None:
+        comments.update(job.comment for job in live_jobs(run))
         running = cluster.run("squeue", "-h", "-t", "R", "-n", "medhpc-stitch-worker", "-o", "%i").split()
         if now >= 2 and len(running) == 2 and not cancelled:
             cluster.run("scancel", "--signal=KILL", running[0])
             cancelled.extend(running[:1])
 
     assert stitched(run, tmp_path / "jobs", dask="slurm:2", worker_jobs=JOBS, progress=watch) == expected
+    assert comments == {f"medhpc run={Run(run).id} step=stitch-worker"}  # so `status` and `cancel` find them
     cluster.wait_for_jobs(60)
     assert not [path for path in (run / "stitch").iterdir() if path.is_dir()]
     assert len(list((run / "stitch").glob("workers-*.log"))) == 2

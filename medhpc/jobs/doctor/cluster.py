@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from medhpc.jobs.doctor.check import Check
-from medhpc.jobs.site import Site
+from medhpc.jobs.site import STEPS, Site
 from medhpc.jobs.slurm import Limits, Partition, as_time
 
 OLDEST = (20, 11)  # what this was written for
@@ -18,7 +18,7 @@ def check_cluster(limits: Limits, partitions: Sequence[Partition], site: Site, s
     """All that can be said without a job; `sacct`: whether it answers."""
     return [
         _version(limits),
-        _partition(partitions, site),
+        *(_partition(partitions, one) for one in {site.of(step).partition: site.of(step) for step in STEPS}.values()),
         _arrays(limits),
         _queue(limits),
         _memory_of_jobs(limits),

@@ -11,7 +11,8 @@ from pathlib import Path
 from medhpc.jobs.doctor.check import Check, Verdict
 from medhpc.run.durable import room_and_rights
 
-LITTLE, VERY_LITTLE = 50e9, 1e9  # bytes; a result has a byte for each voxel and class, or two to four for labels
+LITTLE, VERY_LITTLE = 10e9, 1e9  # bytes
+BYTES_PER_VOXEL = 2  # of a run with one class, and of its mask; of labels, three to five
 FEW_FILES, VERY_FEW_FILES = 100_000, 1_000  # a run has one for each shard, and one for each process
 USE_NO_LOCKS = "export HDF5_USE_FILE_LOCKING=FALSE before medhpc starts, on the nodes too"
 
@@ -53,12 +54,16 @@ def judge_name(folder: Path) -> list[Check]:
 def judge_space(free: int, place: str) -> Check:
     """Whether results find room."""
     verdict = _verdict(free, VERY_LITTLE, LITTLE)
+    side = round((free / BYTES_PER_VOXEL) ** (1 / 3))
     return Check(
         name="space",
         verdict=verdict,
         found=f"{free / 1e9:,.1f} GB free in {place}; a quota may leave you less",
-        means="a run takes a byte for each voxel and class, its result as much again; 'submit' looks before it starts",
-        mend="" if verdict == "ok" else "'medhpc clean' runs that are stitched, or use another file system",
+        means=f"run and mask of a volume of {side:,} x {side:,} x {side:,} voxels fit in; 'submit' looks again",
+        mend=""
+        if verdict == "ok"
+        else f"less than {LITTLE / 1e9:.0f} GB is little: 'medhpc clean' runs that are stitched, or use another file "
+        "system; where your volumes are smaller than that, none is needed",
     )
 
 

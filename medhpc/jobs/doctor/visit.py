@@ -53,17 +53,18 @@ def doctor(
     if not folder.is_dir():
         raise BadOption(f"{folder} is not a folder; name the one that your runs will lie in, or its parent")
     site = load_site()[0] if site is None else site
+    tasks = site.of("infer")  # nearly all jobs are these
     report("looking at the folder")
     checks = check_folder(folder)
     report("asking SLURM")
     try:
-        limits = slurm.limits(account=site.account, qos=site.qos)
+        limits = slurm.limits(account=tasks.account, qos=tasks.qos)
         partitions = slurm.partitions()
     except (NoSlurm, SlurmDown) as error:
         return [*checks, _without_slurm(error)]
     checks += check_cluster(limits, partitions, site, limits.accounting and slurm.sacct_answers())
     if job:
-        checks += check_job(folder, site, partition_of(partitions, site), wait, report)
+        checks += check_job(folder, tasks, partition_of(partitions, tasks), wait, report)
     else:
         checks.append(
             Check(
