@@ -276,8 +276,6 @@ def test_gpus_are_not_asked_for_where_the_engine_leaves_them_idle(on_cpus, contr
         wishes = Wishes(**({"site": SITE} | options))
         network = on_cpus.parent / "net.safetensors"
         prepare_volumes([on_cpus.parent / "v.tif"], on_cpus.parent, network=network, wishes=wishes)
-            [on_cpus.parent / "v.tif"], on_cpus.parent, network=on_cpus.parent / "net.safetensors", wishes=wishes
-        )
     assert not controller.asked
     assert prepared(on_cpus).packing.infer.gpus == 0
 

@@ -77,12 +77,11 @@ class NativeEngine(Engine):
             self._run(block, kind, wanted, result)
             return result
         self.network.check_shape((1, block.shape[0], *block.shape[2:]))
-        (first, *start), (stop, *end) = wanted.start, wanted.stop
-        inside = Box((0, *start), (1, *end))
-        for z in range(first, stop):  # a 2D network sees each plane by itself
-            plane = np.empty((outputs, 1, *wanted.shape[1:]), np.float32)
-            self._run(block[:, z : z + 1], kind, inside, plane)
-            result[:, z - first] = plane[:, 0]
+        (z0, y0, x0), (z1, y1, x1) = wanted.start, wanted.stop
+        for z in range(z0, z1):  # a 2D network sees each plane by itself
+            plane = np.empty((outputs, 1, y1 - y0, x1 - x0), np.float32)
+            self._run(block[:, z : z + 1], kind, Box((0, y0, x0), (1, y1, x1)), plane)
+            result[:, z - z0] = plane[:, 0]
         return result
 
     def _run(self, block: np.ndarray, kind: str, wanted: Box, result: np.ndarray) -> None:
