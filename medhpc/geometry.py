@@ -176,18 +176,19 @@ class Grid:
         starts = range(self._first[axis] * tile, high, tile)
         return [(max(low, start), min(high, start + tile)) for start in starts]
 
+    def reads_along(self, axis: int) -> list[int]:
+        """Lengths of the read boxes along one axis."""
+        volume = Box((0, 0, 0), (self.volume[axis], 1, 1))
+        context = ((self.halo[axis], 0, 0), (self.least[axis], 1, 1), (self.stride[axis], 1, 1), volume)
+        return [Box((a, 0, 0), (b, 1, 1)).with_context(*context).size for a, b in self.writes_along(axis)]
+
     def read_voxels(self) -> int:
         """Voxels read by all tiles together; along each axis the reads are independent, hence a product of sums."""
-        total = 1
-        for axis in range(3):
-            volume = Box((0, 0, 0), (self.volume[axis], 1, 1))
-            total *= sum(
-                Box((a, 0, 0), (b, 1, 1))
-                .with_context((self.halo[axis], 0, 0), (self.least[axis], 1, 1), (self.stride[axis], 1, 1), volume)
-                .size
-                for a, b in self.writes_along(axis)
-            )
-        return total
+        return math.prod(sum(self.reads_along(axis)) for axis in range(3))
+
+    def largest_read(self) -> int:
+        """Voxels of the largest read box."""
+        return math.prod(max(self.reads_along(axis)) for axis in range(3))
 
     @property
     def read_amplification(self) -> float:

@@ -49,6 +49,7 @@ def test_indices_and_sums_agree_with_the_list_of_tiles(grid):
     tiles = list(grid)
     assert [tile.index for tile in tiles] == list(range(len(grid)))
     assert grid.read_voxels() == sum(tile.read.size for tile in tiles)
+    assert grid.largest_read() == max(tile.read.size for tile in tiles)
     assert grid.read_amplification >= 1
 
 

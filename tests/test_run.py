@@ -380,14 +380,17 @@ def test_a_tile_is_a_whole_number_of_shards_and_a_shard_of_chunks(volume, data):
     tile = tuple(data.draw(st.integers(1, n)) for n in volume)
     shard, chunk = shard_shape(tile, volume)
     for t, v, s, c in zip(tile, volume, shard, chunk, strict=True):
-        assert t % s == 0 or t == v <= s
+        assert t % s == 0 or t == v
         assert s % c == 0
         assert c <= 64 or c == s
         assert s <= max(t, 128)
+        assert s <= 192 or t != v and all(t % n or not 64 <= t // n <= 192 for n in range(1, t))
 
 
 def test_the_default_shard_and_chunk():
     assert shard_shape((256, 128, 384), (2304, 1280, 1024)) == ((128, 128, 128), (64, 64, 64))
+    assert shard_shape((500, 60, 59_999), (500, 60, 59_999)) == ((128, 60, 128), (64, 60, 64))
+    assert shard_shape((320, 192, 544), (2304, 1280, 1024)) == ((160, 192, 136), (40, 64, 34))
     assert shard_shape((1, 1024, 1024), (1, 5000, 5000)) == ((1, 128, 128), (1, 64, 64))
 
 

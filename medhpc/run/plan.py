@@ -175,9 +175,10 @@ class Plan:
     @property
     def most_read(self) -> int:
         """Voxels of the largest box that a tile reads."""
-        margin = self.halo.size if self.blend.mode == "none" else tuple(length - 1 for length in self.blend.window)
-        extents = zip(self.tile, margin, self.source.shape, strict=True)
-        return math.prod(min(tile + 2 * around, length) for tile, around, length in extents)
+        if self.blend.mode == "none":
+            return self.grid.largest_read()
+        extents = zip(self.tile, self.blend.window, self.source.shape, strict=True)
+        return math.prod(min(tile + 2 * (window - 1), length) for tile, window, length in extents)
 
     @property
     def splits(self) -> bool:

@@ -147,8 +147,9 @@ class Shards:
 def shard_shape(tile: Index, volume: Index, edge: int = EDGE, chunk: int = CHUNK) -> tuple[Index, Index]:
     """Shard and chunk that a tile of this shape is a whole number of.
 
-    Per axis a shard is `edge` long where that divides the tile, else as long as the tile; no longer than the volume
-    needs. A chunk is the shard cut into equal parts of at most `chunk` (or left whole where that would make slivers).
+    Per axis a shard is `edge` long where that divides the tile or the tile spans the volume (the last shard is then cut
+    off), else a whole part of the tile that is up to half longer, else the tile. A chunk is the shard cut into equal
+    parts of at most `chunk` (or left whole where that would make slivers).
     """
     pairs = [_shard_and_chunk(t, v, edge, chunk) for t, v in zip(tile, volume, strict=True)]
     (z, cz), (y, cy), (x, cx) = pairs
@@ -156,9 +157,9 @@ def shard_shape(tile: Index, volume: Index, edge: int = EDGE, chunk: int = CHUNK
 
 
 def _shard_and_chunk(tile: int, volume: int, edge: int, chunk: int) -> tuple[int, int]:
-    shard = edge if tile % edge == 0 else tile
-    if volume < shard:  # one shard along this axis: no use in padding it
-        shard = volume
+    wholes = (tile // n for n in range(1, tile // (edge // 2 or 1) + 1) if tile % n == 0)
+    shard = edge if tile % edge == 0 or tile == volume else next((n for n in wholes if n <= 1.5 * edge), tile)
+    shard = min(shard, volume)  # one along this axis: no use in padding it
     parts = next((n for n in range(1, shard + 1) if shard % n == 0 and shard // n <= chunk), 1)
     return (shard, shard // parts) if shard // parts >= chunk // 4 or shard <= chunk else (shard, shard)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from medhpc.geometry import Box, Grid, Index
 from medhpc.run.plan import Stored
 from medhpc.run.shards import EDGE
 
-LONGEST = 16  # shards a tile may be long, per axis
+STEP = 4  # parts of a shard in which the lengths of tiles are tried
+LONGEST = 16  # shards a tile may be long, per axis, where it does not span the volume
 BASE = 800 * 2**20  # bytes of Python, torch and the libraries, before the first voxel
 WAITING = 5  # tiles that wait before and behind the computing of a task
 LOSS = 120.0  # seconds of work that a kill may cost, where smaller tiles allow it
@@ -22,7 +23,11 @@ LOSS = 120.0  # seconds of work that a kill may cost, where smaller tiles allow 
 def choose_tile(
     volume: Index, region: Box, halo: Index, *, block_voxels: int, seconds_per_voxel: float, edge: int = EDGE
 ) -> Index:
-    """The tile, a whole number of shards, that makes all tiles together read the fewest voxels.
+    """The tile that makes all tiles together read the fewest voxels.
+
+    A long tile has less halo for its size, and at the border of the volume there is none: a tile that spans an axis
+    reads nothing twice along it. So all boxes whose lengths are multiples of a quarter of a shard are compared, and
+    those that span an axis.
 
     Parameters
     ----------
@@ -30,24 +35,25 @@ def choose_tile(
     region : Box
         What the tiles cover.
     block_voxels : int
-        The largest read box that the memory allows. Where not even one shard fits, one shard it is (the computing then
-        splits it).
+        The largest read box that the memory allows. Where not even the smallest tile fits, it is one shard (the
+        computing then splits it).
     seconds_per_voxel : float
         Tiles of more than two minutes are avoided, so that a kill costs little.
+    edge : int
+        Of a shard.
     """
-    lengths = [_candidates(length, edge) for length in volume]
-    cost = [{t: _read_along(volume, region, halo, axis, t) for t in lengths[axis]} for axis in range(3)]
     most = min(block_voxels, LOSS / seconds_per_voxel)
-
-    def largest_read(tile: Index) -> int:
-        return math.prod(min(t + 2 * h, v) for t, h, v in zip(tile, halo, volume, strict=True))
-
-    def read(tile: Index) -> int:
-        return math.prod(cost[axis][tile[axis]] for axis in range(3))
-
-    tiles = list(itertools.product(lengths[0], lengths[1], lengths[2]))
-    fitting = [tile for tile in tiles if largest_read(tile) <= most]
-    return min(fitting or tiles[:1], key=lambda tile: (read(tile), math.prod(tile), tile))
+    lengths = [_lengths(length, edge) for length in volume]
+    # Along each axis the reads are independent, so that products of three vectors are the reads of all boxes.
+    along = [[_reads_along(volume, region, halo, axis, length) for length in lengths[axis]] for axis in range(3)]
+    largest, total = (_products([[measure(reads) for reads in axis] for axis in along]) for measure in (max, sum))
+    fitting = np.flatnonzero(largest <= most)
+    if not fitting.size:
+        return _three(min(edge, length) for length in volume)
+    short = [[int(n < min(edge, length)) for n in lengths[axis]] for axis, length in enumerate(volume)]
+    ranks = (_products(lengths), _sums(short), total)  # of equals the smallest without parts of shards
+    best = fitting[np.lexsort([rank.ravel()[fitting] for rank in ranks])[0]]
+    return _three(lengths[axis][place] for axis, place in enumerate(np.unravel_index(best, total.shape)))
 
 
 def block_voxels(memory: int, bytes_per_voxel: float, channels: int, itemsize: int, stored: Stored) -> int:
@@ -99,17 +105,30 @@ def check_tile(tile: Index, volume: Index, stride: Index) -> None:
         raise BadOption(f"tile {text} is not a multiple of the network's stride {step}; round it, or --tile auto")
 
 
-def _candidates(length: int, edge: int) -> list[int]:
-    """Whole numbers of shards up to the length of the volume; the volume's own length is the last."""
-    counts = range(1, min(LONGEST, math.ceil(length / edge)) + 1)
-    return [min(n * edge, length) for n in counts]
+def _lengths(volume: int, edge: int) -> list[int]:
+    """Lengths of tiles to compare along an axis, ascending; the last one spans the volume."""
+    step = max(1, edge // STEP)
+    return [*range(step, min(volume, LONGEST * edge + 1), step), volume]
 
 
-def _read_along(volume: Index, region: Box, halo: Index, axis: int, tile: int) -> int:
-    """Voxels that all tiles read along one axis."""
-
-    def only(values: Index) -> Index:
-        return (values[axis], 1, 1)
-
+def _reads_along(volume: Index, region: Box, halo: Index, axis: int, tile: int) -> list[int]:
+    """Voxels that each tile reads along one axis."""
     line = Box((region.start[axis], 0, 0), (region.stop[axis], 1, 1))
-    return Grid(only(volume), (tile, 1, 1), (halo[axis], 0, 0), line).read_voxels()
+    return Grid((volume[axis], 1, 1), (tile, 1, 1), (halo[axis], 0, 0), line).reads_along(0)
+
+
+def _products(factors: Sequence[Sequence[int]]) -> np.ndarray:
+    """Of each element of three vectors with each of the others."""
+    z, y, x = (np.array(values, np.float64) for values in factors)
+    return z[:, None, None] * y[:, None] * x
+
+
+def _sums(terms: Sequence[Sequence[int]]) -> np.ndarray:
+    """Of each element of three vectors with each of the others."""
+    z, y, x = map(np.array, terms)
+    return z[:, None, None] + y[:, None] + x
+
+
+def _three(values: Iterable[int]) -> Index:
+    z, y, x = map(int, values)
+    return z, y, x
