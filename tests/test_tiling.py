@@ -21,11 +21,10 @@ from medhpc import errors
 from medhpc.errors import MedhpcError
 from medhpc.geometry import Box, Grid
 from medhpc.infer import infer
-from medhpc.infer.predict import _halve
 from medhpc.nets import Foreign, Identity
 from medhpc.run import Run
 from medhpc.run.folder import claimed
-from medhpc.run.parts import SMALLEST, computed_in_parts
+from medhpc.run.parts import SMALLEST, computed_in_parts, halve
 from medhpc.run.plan import Plan, Stored
 from medhpc.tiling import summarize
 from medhpc.tiling import tile as plan_tiles
@@ -476,7 +475,7 @@ def computed(core: Box, whole: Box, halo: tuple[int, int, int], most: int) -> in
     read = core.with_context(halo, (1, 1, 1), (1, 1, 1), whole)
     if read.size <= most or max(core.shape) < 2 * SMALLEST:
         return read.size
-    return sum(computed(half, whole, halo, most) for half in _halve(core, int(np.argmax(core.shape))))
+    return sum(computed(half, whole, halo, most) for half in halve(core, int(np.argmax(core.shape))))
 
 
 @settings(deadline=None)
