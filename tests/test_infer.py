@@ -223,7 +223,7 @@ class Limited:
     def __init__(self, engine, most: int) -> None:
         self.engine, self.most, self.refused, self.computed = engine, most, 0, 0
 
-    def __call__(self, block, kind, wanted):
+    def __call__(self, block, kind, wanted=None):
         if block[0].size > self.most:
             self.refused += 1
             raise BlockTooLarge("no room")
