@@ -157,6 +157,7 @@ PLAN = {
     "advice": ["trained on voxels of 3 x 3 x 3 um; these are 1 x 1 x 1 um: expect worse results"],
     "read_amplification": 1.404,
     "unsplit_amplification": 1.404,
+    "needed": 0.87,
     "seconds": 12000.0,
     "seconds_per_tile": 600.0,
     "engine": "native",
@@ -173,7 +174,8 @@ PLAN = {
 
 
 def test_a_plan_says_what_too_little_memory_costs(capsys):
-    print_plan(PLAN | {"splits": True, "read_amplification": 61.3, "seconds": 2.2e-05, "seconds_per_tile": 2.2e-05})
+    poor = {"splits": True, "read_amplification": 61.3, "needed": 1.0, "seconds": 2.2e-05, "seconds_per_tile": 2.2e-05}
+    print_plan(PLAN | poor)
     out, _ = capsys.readouterr()
     assert "work         61.3 voxels computed for each voxel written\n" in out
     assert "computed in parts, each with its own halo (1.4 voxels with enough --memory)" in out

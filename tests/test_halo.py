@@ -257,9 +257,9 @@ class Counting:
     def __init__(self, engine, seconds_per_voxel: float) -> None:
         self.engine, self.network, self.per_voxel, self.now = engine, engine.network, seconds_per_voxel, 0.0
 
-    def __call__(self, block, kind):
+    def __call__(self, block, kind, wanted):
         self.now += block[0].size * self.per_voxel
-        return self.engine(block, kind)
+        return self.engine(block, kind, wanted)
 
 
 @pytest.mark.parametrize("seconds_per_voxel", [1e-6, 1e-5, 1e-4, 1e-3])

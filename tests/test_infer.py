@@ -223,12 +223,12 @@ class Limited:
     def __init__(self, engine, most: int) -> None:
         self.engine, self.most, self.refused, self.computed = engine, most, 0, 0
 
-    def __call__(self, block, kind):
+    def __call__(self, block, kind, wanted=None):
         if block[0].size > self.most:
             self.refused += 1
             raise BlockTooLarge("no room")
         self.computed += 1
-        return self.engine(block, kind)
+        return self.engine(block, kind, wanted)
 
 
 POOLING = Foreign(Pooling(seed=1).eval(), in_channels=1, out_channels=2, ndim=3, halo=12, stride=4)

@@ -183,6 +183,17 @@ def test_a_part_of_the_result_of_a_long_row(kind):
 
 
 @built
+def test_what_of_a_block_is_needed():
+    engine = NativeEngine(MSD(1, 2, 3, dilations=[1, 2, 4]), 1)
+    whole, corner = Box((0, 0, 0), (20, 20, 20)), Box((0, 0, 0), (4, 4, 4))
+    assert engine.needed((20, 20, 20), whole) == 1
+    # of layers with 1, 2 and 3 sources, as far as the dilations 2 + 4, 4 and none reach
+    assert engine.needed((20, 20, 20), corner) == pytest.approx((1 * 10**3 + 2 * 8**3 + 3 * 4**3) / (6 * 20**3))
+    flat = NativeEngine(MSD(1, 2, 2, ndim=2, dilations=[1, 2]), 1)
+    assert flat.needed((4, 20, 20), Box((1, 5, 5), (3, 9, 9))) == pytest.approx(2 * (8**2 + 2 * 4**2) / (3 * 4 * 20**2))
+
+
+@built
 @settings(max_examples=20, deadline=None)
 @given(networks_and_blocks(), st.sampled_from(usable_variants() or ("none",)))
 def test_smaller_transforms(case, variant):

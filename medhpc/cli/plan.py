@@ -103,6 +103,9 @@ def _cost(plan: Summary) -> dict[str, str]:
 
 def _work(plan: Summary) -> str:
     work = f"{plan['read_amplification']:.3g} voxels computed for each voxel written"
+    left_out = round(100 * (1 - plan["needed"]))
+    if left_out:
+        work += f"; {left_out} % of that work is left out: nothing that is written depends on it"
     if plan["splits"]:
         work += (
             "\na tile does not fit in the memory: it is computed in parts, each with its own halo "

@@ -71,6 +71,10 @@ class Engine(ABC):
         BlockTooLarge
         """
 
+    def needed(self, block: Index, wanted: Box) -> float:
+        """The part of the computing on a block that its wanted part depends on: above 0, up to 1."""
+        return 1.0
+
     def measure(self, channels: int, seconds: float = 3.0) -> Cost:
         """Time and memory per voxel of a volume of so many channels.
 

@@ -10,7 +10,7 @@ from medhpc.engine import BlockTooLarge, Engine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Index, Tile
 from medhpc.run.blocks import normalize
-from medhpc.run.parts import SMALLEST, first_half
+from medhpc.run.parts import SMALLEST, halve
 from medhpc.run.plan import Plan
 
 # What the engine is asked for, by what is stored.
@@ -82,16 +82,8 @@ def _predict_core(engine: Engine, plan: Plan, block: np.ndarray, core: Box) -> n
                     "plan with a smaller --halo, or use a machine with more memory"
                 ) from None
     axis = int(np.argmax(core.shape))
-    halves = [_predict_core(engine, plan, block, half) for half in _halve(core, axis)]
+    halves = [_predict_core(engine, plan, block, half) for half in halve(core, axis)]
     return np.concatenate(halves, axis=axis + 1)
-
-
-def _halve(core: Box, axis: int) -> tuple[Box, Box]:
-    """Cut a box in two along an axis, at a multiple of the smallest edge."""
-    middle = core.start[axis] + first_half(core.shape[axis])
-    stop, start = list(core.stop), list(core.start)
-    stop[axis] = start[axis] = middle
-    return Box(core.start, (stop[0], stop[1], stop[2])), Box((start[0], start[1], start[2]), core.stop)
 
 
 def _predict_blended(engine: Engine, plan: Plan, tile: Tile, block: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ def cost_of(run: Run, tally: Tally | None = None) -> Cost:
         seconds, memory = float(tally.seconds[done].mean()), int(tally.memory[done].max())
         return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
     return Cost(
-        seconds=plan.computed_voxels * plan.cost.seconds_per_voxel / len(plan.grid),
+        seconds=plan.seconds / len(plan.grid),
         memory=plan.cost.memory,
         source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
     )

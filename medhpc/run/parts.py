@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
-from medhpc.geometry import Grid, Index
+from medhpc.geometry import Box, Grid, Index
 
 SMALLEST = 16  # voxels: no part of a tile is made shorter
 
@@ -21,6 +21,14 @@ SMALLEST = 16  # voxels: no part of a tile is made shorter
 def first_half(length: int) -> int:
     """Length of the first of the two parts that a tile (or a part of it) is cut into along an axis."""
     return length // 2 // SMALLEST * SMALLEST
+
+
+def halve(box: Box, axis: int) -> tuple[Box, Box]:
+    """Cut a tile, or a part of it, in two along an axis."""
+    middle = box.start[axis] + first_half(box.shape[axis])
+    stop, start = list(box.stop), list(box.start)
+    stop[axis] = start[axis] = middle
+    return Box(box.start, (stop[0], stop[1], stop[2])), Box((start[0], start[1], start[2]), box.stop)
 
 
 @dataclass(frozen=True)

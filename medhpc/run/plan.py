@@ -19,7 +19,7 @@ from medhpc.errors import NotARun
 from medhpc.geometry import Box, Grid, Index, Tile, Windows
 from medhpc.run.parts import computed_in_parts
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,7 @@ class Cost:
     engine: str  # the one that all tasks use: results of engines differ by rounding
     device: str
     threads: int
+    needed: float = 1.0  # of the computing on a tile's read box, the part that its write box depends on
 
     @property
     def can_use_gpus(self) -> bool:
@@ -191,6 +192,11 @@ class Plan:
         if self.blend.mode != "none":
             return self.windows.voxels_touching(self.grid)
         return computed_in_parts(self.grid, self.cost.block_voxels) if self.splits else self.grid.read_voxels()
+
+    @property
+    def seconds(self) -> float:
+        """What all tiles together take, on the machine that planned them."""
+        return self.computed_voxels * self.cost.seconds_per_voxel * self.cost.needed
 
     @property
     def stored_bytes(self) -> int:

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import medhpc
 from medhpc import engine as engines
 from medhpc import nets
@@ -18,6 +20,7 @@ from medhpc.run.blocks import normalize as normalized
 from medhpc.run.blocks import read_block
 from medhpc.run.durable import room_and_rights
 from medhpc.run.folder import claimed, create_run, place_of_copy
+from medhpc.run.parts import SMALLEST, halve
 from medhpc.run.plan import Blend, Cost, Halo, Plan, Source, Stored
 from medhpc.run.shards import shard_shape
 from medhpc.tiling.choices import (
@@ -147,6 +150,7 @@ def tile(
         found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
         size = size or planner.tile(found, cost, blended)
         shard, chunk = shard_shape(size, source.shape)
+        cost = dataclasses.replace(cost, needed=planner.needed(found, size, cost, blended))
         plan = Plan(
             source=source,
             network=describe_network(loaded, network),
@@ -214,6 +218,21 @@ class _Planner:
             block_voxels=cost.block_voxels,
             seconds_per_voxel=cost.seconds_per_voxel,
         )
+
+    def needed(self, halo: Halo, tile: Index, cost: Cost, blend: Blend) -> float:
+        """Of the computing on a tile in the middle of the volume (or a part of it), what it writes depends on."""
+        if blend.mode != "none":
+            return 1.0
+        least, stride = spatial(self.engine.network.minimum_shape), spatial(self.engine.network.stride)
+        grid, whole = Grid(self.volume.shape, tile, halo.size, self.region), Box.whole(self.volume.shape)
+
+        def read(core: Box) -> Box:
+            return core.with_context(halo.size, least, stride, whole)
+
+        core = grid[len(grid) // 2].write
+        while read(core).size > cost.block_voxels and max(core.shape) >= 2 * SMALLEST:
+            core, _ = halve(core, int(np.argmax(core.shape)))
+        return self.engine.needed(read(core).shape, core.relative_to(read(core)))
 
     def read(self, box: Box) -> Any:
         """A normalised block (channels, z, y, x)."""

@@ -27,14 +27,13 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Keys: tiles, tile, halo, halo_how, max_error, tolerance, note, advice, table, read_amplification, seconds,
-        seconds_per_tile, memory_bytes, output_bytes (at most, before compression), output_files, free_bytes,
+        Keys: tiles, tile, halo, halo_how, max_error, tolerance, note, advice, table, read_amplification, needed,
+        seconds, seconds_per_tile, memory_bytes, output_bytes (at most, before compression), output_files, free_bytes,
         free_inodes, and more; bytes, seconds, voxels.
     """
     grid = plan.grid
     computed = plan.computed_voxels
     shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
-    seconds = computed * plan.cost.seconds_per_voxel
     largest = min(plan.cost.block_voxels, plan.most_read)
     disk = shutil.disk_usage(folder)
     return {
@@ -62,8 +61,9 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "advice": advice(plan),
         "read_amplification": computed / plan.region.size,
         "unsplit_amplification": plan.grid.read_amplification,
-        "seconds": seconds,
-        "seconds_per_tile": seconds / len(grid),
+        "needed": plan.cost.needed,
+        "seconds": plan.seconds,
+        "seconds_per_tile": plan.seconds / len(grid),
         "engine": plan.cost.engine,
         "device": plan.cost.device,
         "threads": plan.cost.threads,

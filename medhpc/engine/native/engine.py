@@ -69,6 +69,18 @@ class NativeEngine(Engine):
         inside = self._library.msd_bytes(self._handle, _ints(planes), self.threads)
         return int(inside) + 4 * self.network.out_channels * math.prod(shape)
 
+    def needed(self, block: Index, wanted: Box) -> float:
+        """See :class:`medhpc.engine.base.Engine`; layer by layer, as far as the later dilations reach."""
+        network, whole, reach = self.network, Box.whole(block), 0
+        spent = given = 0
+        for layer in reversed(range(network.depth)):
+            sources = network.in_channels + layer * network.width
+            around = (reach if network.ndim == 3 else 0, reach, reach)
+            spent += sources * wanted.grow(around).intersection(whole).size
+            given += sources * whole.size
+            reach += max(network.dilations[layer * network.width : (layer + 1) * network.width])
+        return spent / given
+
     def _evaluate(self, block: np.ndarray, kind: str, wanted: Box) -> np.ndarray:
         outputs = self.network.out_channels - (kind == "probability" and self.network.out_channels > 1)
         result = np.empty((outputs, *wanted.shape), np.float32)
