@@ -32,7 +32,8 @@ def main() -> None:
 def run(command: str) -> str:
     """What a command prints; of a training, the first and the last judgements."""
     print("$", command, flush=True)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "SLURM_JOB_ID": "0"}  # on a login node, some hints are others
     printed = subprocess.run(command, shell=True, check=True, text=True, stdout=subprocess.PIPE, env=environment).stdout
     print(printed, flush=True)
     return re.sub(r"((?:^step .*\n){2})(?:^step .*\n)+(^step .*\n)", r"\1...\n\2", printed, flags=re.MULTILINE)

@@ -27,7 +27,8 @@ from medhpc.stitch import stitch
 from medhpc.tiling import tile
 from medhpc.train.msd import train_msd
 
-SHAPE = (128, 320, 320)
+SHAPE = (192, 384, 384)
+CELLS = 860
 LEAST_STEPS, LEAST_DEPTH = 150, 12  # below some 100 steps no cell has been found yet (measured)
 RADIUS = 5.0  # micrometres: what a centre is drawn as
 MIN_SIZE = 20  # voxels: smaller objects are specks
@@ -60,7 +61,7 @@ def run_demo(
     *,
     minutes: float = 2.0,
     shape: Index = SHAPE,
-    cells: int = 400,
+    cells: int = CELLS,
     say: Say = lambda line: None,
     planned: Planned = lambda plan, run: None,
     report: Report | None = None,

@@ -32,7 +32,7 @@ class DemoFiles:
     centres: Path
 
 
-def write_demo(folder: str | Path, shape: Index = (128, 320, 320), cells: int = 400, seed: int = 0) -> DemoFiles:
+def write_demo(folder: str | Path, shape: Index = (192, 384, 384), cells: int = 860, seed: int = 0) -> DemoFiles:
     """Make a light-sheet volume and write volume.tif, labels.tif and centres.csv into `folder`.
 
     The table has the columns z,y,x (voxels) and z_um,y_um,x_um. See :func:`make_light_sheet` for the parameters.
@@ -48,7 +48,7 @@ def write_demo(folder: str | Path, shape: Index = (128, 320, 320), cells: int = 
 
 
 def make_light_sheet(
-    shape: Index = (128, 320, 320), cells: int = 400, seed: int = 0
+    shape: Index = (192, 384, 384), cells: int = 860, seed: int = 0
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float64]]:
     """Make a light-sheet volume of cells with voxels of 2 x 1 x 1 micrometres.
 

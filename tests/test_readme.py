@@ -32,7 +32,7 @@ def labels(output: str) -> set[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """The files that README.md works on, with fewer planes."""
-    write_demo(tmp_path, shape=(64, 320, 320), cells=200)
+    write_demo(tmp_path, shape=(96, 384, 384), cells=430)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
