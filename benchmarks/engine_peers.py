@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from medhpc import engine as engines
+from medhpc.engine.openvino import load_openvino
 from medhpc.nets import MSD
 
 Evaluate = Callable[[np.ndarray], np.ndarray]
@@ -55,13 +56,11 @@ def onnx_runtime(network: MSD, threads: int) -> Evaluate:
 
 def openvino(network: MSD, threads: int, precision: str = "f32") -> Evaluate:
     """OpenVINO on the same graph."""
-    import openvino as ov
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         path.write_bytes(onnx_graph(network))
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
-        compiled = ov.Core().compile_model(os.fspath(path), "CPU", settings)
+        compiled = load_openvino().Core().compile_model(os.fspath(path), "CPU", settings)
     return lambda block: _planes(network, block, lambda batch: compiled(batch)[0])
 
 

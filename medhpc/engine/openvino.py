@@ -7,10 +7,13 @@ took four times as long.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,22 @@ def why_not_openvino(network: torch.nn.Module | None = None) -> str:
     if not importlib.util.find_spec("openvino"):
         return "OpenVINO is not installed; pip install 'medhpc[openvino]'"
     return ""
+
+
+@cache
+def load_openvino() -> Any:
+    """Import OpenVINO without the telemetry that it sends to Google Analytics whenever it is imported.
+
+    Without the package ``openvino_telemetry``, it uses a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
+@cache
+def _core() -> Any:
+    """The only one of this process: each has a stack for signals, and one that ended early leaves another's in use."""
+    return load_openvino().Core()
 
 
 class OpenVinoEngine(TorchEngine):
@@ -70,8 +89,6 @@ class OpenVinoEngine(TorchEngine):
             raise
 
     def _compiled_for(self, space: Sequence[int]) -> Any:
-        import openvino
-
         key = tuple(space)
         if key not in self._compiled:
             settings = {
@@ -79,7 +96,7 @@ class OpenVinoEngine(TorchEngine):
                 "INFERENCE_NUM_THREADS": self.threads,
                 "ENABLE_CPU_PINNING": False,  # tasks that share a node would be pinned to the same cores
             }
-            self._compiled[key] = openvino.Core().compile_model(graph_of(self.network, key), "CPU", settings)
+            self._compiled[key] = _core().compile_model(graph_of(self.network, key), "CPU", settings)
         self._compiled.move_to_end(key)
         if len(self._compiled) > KEPT:
             self._compiled.popitem(last=False)
@@ -92,9 +109,8 @@ class OpenVinoEngine(TorchEngine):
 
 def graph_of(network: MSD, space: Sequence[int]) -> Any:
     """The network as an OpenVINO model for inputs (1, channels, *space), of which the windows are taken already."""
-    import openvino
-    from openvino import opset13 as ops
-
+    openvino = load_openvino()
+    ops = openvino.opset13
     source = ops.parameter([1, network.in_channels, *space], np.float32)
     channels = _channels(source, network.in_channels)
     sums: dict[int, Any] = {}  # dilation -> partial sums of its maps that are still to come, (1, maps, *space)
@@ -117,15 +133,13 @@ def graph_of(network: MSD, space: Sequence[int]) -> Any:
 
 
 def _channels(source: Any, count: int) -> list[Any]:
-    from openvino import opset13 as ops
-
+    ops = load_openvino().opset13
     return [source.output(0)] if count == 1 else list(ops.split(source, 1, count).outputs())
 
 
 def _convolve(network: MSD, channels: Sequence[Any], visit: Visit) -> Any:
     """What some channels give to the maps of a visit, (1, maps, *space)."""
-    from openvino import opset13 as ops
-
+    ops = load_openvino().opset13
     weight = network.weight_between(visit.targets, visit.first, visit.stop)  # (maps, channels, z taps, 3, 3)
     together = ops.concat(list(channels), 1) if len(channels) > 1 else channels[0]
     margin = np.array([0, 0, *[visit.dilation] * network.ndim])
@@ -135,8 +149,7 @@ def _convolve(network: MSD, channels: Sequence[Any], visit: Visit) -> Any:
 
 
 def _plain_convolution(source: Any, weight: Tensor, dilation: int) -> Any:
-    from openvino import opset13 as ops
-
+    ops = load_openvino().opset13
     axes = weight.ndim - 2
     return ops.convolution(source, weight.detach().numpy(), [1] * axes, [0] * axes, [0] * axes, [dilation] * axes)
 
