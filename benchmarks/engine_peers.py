@@ -26,9 +26,9 @@ def native(network: MSD, threads: int, variant: str | None = None) -> Evaluate:
     return lambda block: engine(block, "raw")
 
 
-def torch_engine(network: MSD, threads: int) -> Evaluate:
+def stock_engine(network: MSD, threads: int, name: str) -> Evaluate:
     """medhpc's order of work on stock convolutions."""
-    engine = engines.load(network, name="torch", device="cpu", threads=threads)
+    engine = engines.load(network, name=name, device="cpu", threads=threads)
     return lambda block: engine(block, "raw")
 
 
