@@ -43,13 +43,13 @@ class Planned:
     expected: bytes
 
 
-def plan(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Planned:
+def plan(folder: Path, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **options: Any) -> Planned:
     """Make a volume and a network, let `medhpc run` finish them, and plan them once more."""
     volume = write_tiff(folder / "cells.tif", cells(shape, seed))
     network = folder / "network.safetensors"
     msd(depth=3).save(network)
     out, run = folder / "expected.tif", folder / "planned.run"
-    pipeline.run(volume, out, network=network, run_folder=run, keep=True, **PLAN, **STITCH)
+    pipeline.run(volume, out, network=network, run_folder=run, keep=True, **PLAN, **STITCH, **options)
     for done in ("prediction.zarr/c", "ledger", "stitch"):
         shutil.rmtree(run / done, ignore_errors=True)
     (run / "ledger").mkdir()

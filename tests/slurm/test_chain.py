@@ -86,8 +86,10 @@ def test_a_template_of_the_site(scenario):
     assert "sbatch --export" not in (submission.folder / "infer-0.sbatch").read_text()
 
 
-def test_tiles_on_nodes_with_gpus_the_stitch_elsewhere(scenario):
+def test_tiles_on_nodes_with_gpus_the_stitch_elsewhere(cluster, tmp_path):
     """The GPUs here are devices of another kind, so the network is computed on processors beside them."""
+    for_gpus = plan(tmp_path, engine="torch")  # jobs of another engine are not submitted to GPUs
+    scenario = Scenario(cluster, for_gpus, tmp_path)
     seen = scenario.folder / "seen.txt"
     scenario.accident(f"""
 import os
