@@ -183,7 +183,7 @@ def test_the_measured_memory_is_what_a_voxel_takes():
         return sum(copies) / 100
 
     cost = engines.load(foreign(wasteful), **CPU).measure(1)
-    assert 400 <= cost.bytes_per_voxel <= 450
+    assert 340 <= cost.bytes_per_voxel <= 450  # what was resident before may be used again
     assert cost.seconds_per_voxel > 0
 
 
