@@ -172,6 +172,7 @@ EARLY = {
     "run volume.tif out.docx --network identity": ".docx",
     "run volume.tif none/out.tif --network identity": "folder does not exist",
     "train msd volume.tif volume.tif --out net.pt": "end its name in .safetensors",
+    "tile volume.tif b.run --network identity --tile 50,50": "'50,50' is not Z,Y,X (three positive whole numbers, or",
 }
 
 

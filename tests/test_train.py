@@ -147,6 +147,21 @@ def interrupted(monkeypatch, pairs, out, **options):
     assert checkpoint_path(out).exists()
 
 
+def test_a_training_killed_within_seconds_goes_on_and_says_so(tmp_path, cells):
+    pairs, out, said = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors", []
+
+    def stop(done, _):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_msd(pairs, out, steps=6, progress=stop, say=said.append, **QUICK)
+    assert said == []
+    result = train_msd(pairs, out, steps=6, say=said.append, **QUICK)
+    assert 1 <= result.resumed_at <= 3
+    assert len(said) == 1 and said[0].startswith(f"resumed at step {result.resumed_at} of 6 from ")
+
+
 def test_checkpoint_of_another_training_is_refused(tmp_path, cells, monkeypatch):
     pairs, out = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors"
     interrupted(monkeypatch, pairs, out, steps=9, **QUICK)
@@ -248,7 +263,7 @@ def test_sixteen_bit_convolutions_train(tmp_path, cells):
         ("cells.csv", {"radius": 4.0, "ignore": 1}, BadOption, "label volumes"),
         ("cells.h5:/labels", {"radius": 4.0}, BadOption, "radius"),
         ("cells.h5:/labels", {"background": "near"}, BadOption, "points"),
-        ("cells.h5:/labels", {"region": "0:6,0:6,0:6"}, BadTruth, "too small"),
+        ("cells.h5:/labels", {"region": "0:6,0:6,0:6"}, BadTruth, "too thin"),
         ("cells.h5:/labels", {"region": "0:99,:,:"}, BadOption, "region"),
         ("cells.h5:/labels", {"precision": "float16"}, BadOption, "GPU"),
         ("cells.h5:/labels", {"device": "cuda:77"}, Exception, "device|GPU|cuda"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,15 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medhpc.classes import parse_classes
+from medhpc.cli import training
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
+from medhpc.train import pictures
 from medhpc.train.checkpoint import State
 from medhpc.train.depth import depth_for_steps
 from medhpc.train.examples import around, check_room, fairest, open_examples, pooled, splits
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import draw_patch
+from medhpc.train.results import TrainingResult
 from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
 from medhpc.train.window import object_window
 
@@ -154,8 +159,17 @@ def test_what_is_held_out_has_objects_and_leaves_some(seed, number):
 
 def test_too_small_a_region_is_refused_without_validation_too():
     check_room(Box.whole((5, 5, 5)), (5, 5, 5), "v")
-    with pytest.raises(BadTruth, match="too small: 4 x 5 x 5 voxels"):
+    with pytest.raises(BadTruth, match="too thin: 4 voxels along z, and the network needs 5 .*--ndim 2"):
         check_room(Box.whole((4, 5, 5)), (5, 5, 5), "v")
+
+
+def test_the_axis_that_is_too_thin_is_named_with_what_was_held_out_of_it():
+    with pytest.raises(BadTruth) as raised:
+        splits(Box.whole((5, 100, 80)), 0.15, (11, 11, 11), "v")
+    assert "5 voxels along z, and the network needs 11" in str(raised.value)
+    assert "along y" not in str(raised.value)
+    with pytest.raises(BadTruth, match=r"7 voxels along x \(after holding out 13 for validation\), .* needs 11 \(less"):
+        splits(Box.whole((11, 11, 20)), 0.15, (11, 11, 11), "v")
 
 
 @settings(max_examples=100, deadline=None)
@@ -293,7 +307,7 @@ def test_objects_as_bright_as_the_volume_varies_need_no_window(tmp_path, faint):
 @pytest.mark.parametrize(
     "options, word",
     [
-        ({"region": "0:4,:,:"}, "too small"),
+        ({"region": "0:4,:,:"}, "too thin"),
         ({"region": ":,:,15:24"}, "no object"),
         ({"background": 9}, "no background"),
         ({"ignore": 0}, "no background"),
@@ -369,3 +383,53 @@ def test_the_best_of_the_second_half_is_kept(dices, kept):
             network.bias.fill_(number)
         state.enter(Judgement(loss=1.0, dice=dice), (number + 1) / len(dices) - 0.01)
     assert state.best_entry == kept and state.best["bias"].item() == kept
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_slices_show_only_planes_that_are_held_out():
+    """The slab lies amid its context across x, and one of its planes has no truth at all."""
+    image = np.broadcast_to(np.arange(20, dtype=np.float32), (1, 12, 14, 20))  # its value is x
+    targets = np.full((12, 14, 20), IGNORE, np.uint8)
+    targets[2:, :, 13:18] = 0
+    targets[4, 4, 14] = 1
+    targets[:, :, 15] = IGNORE
+    seen = []
+
+    def engine(image, _):
+        seen.append(image.shape)
+        return np.zeros((2, *image.shape[1:]), np.float32)
+
+    rows = pictures._rows(engine, (image, targets), 4)
+    assert seen == [(1, 12, 14, 20)]  # its context is looked at, though not shown
+    assert [plane[0].shape for plane in rows] == [(10, 14)] * 4
+    assert [float(plane[0][0, 0]) for plane in rows] == [13, 14, 16, 17]
+    assert all((truth != IGNORE).all() for _, truth, _ in rows)
+
+
+def result_with(**numbers):
+    """A training's result of which only the judgement matters."""
+    values = {"loss": 0.1, "validation_loss": 0.1, "dice": 0.8, "best_step": 7, **numbers}
+    about = dict.fromkeys(("depth", "width", "ndim", "parameters", "receptive_radius", "steps", "resumed_at"), 1)
+    times = {"seconds": 1.0, "seconds_per_step": 1.0, "device": "cpu", "precision": "float32"}
+    paths = {"network": Path("n.safetensors"), "curve": Path("n.curve.png"), "slices": Path("n.slices.png")}
+    return TrainingResult(**paths, **about, **times, **values)
+
+
+@pytest.mark.parametrize(
+    "numbers, note",
+    [
+        ({}, None),
+        ({"loss": 0.13, "validation_loss": 1.69}, "13 times that of training.*more labels"),
+        ({"dice": 0.01}, "train it longer"),
+        ({"loss": 0.1, "validation_loss": float("nan"), "dice": float("nan")}, None),
+    ],
+)
+def test_the_rule_is_told_and_poor_networks_come_with_advice(numbers, note):
+    lines = training._lines(result_with(**numbers))
+    assert "step 7, which is kept" in lines["best"] and "within 0.005 of the best Dice" in lines["best"]
+    if note is None:
+        assert "note" not in lines
+    else:
+        assert re.search(note, lines["note"], re.DOTALL)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from medhpc.errors import BadOption
 from medhpc.geometry import parse_index
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,8 +55,11 @@ class IndexOr(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: D102
         if value in self.words or not isinstance(value, str):
             return value
-        what = param.opts[0].lstrip("-") if param and param.opts else "index"
-        return parse_index(value, " or ".join((what, *self.words)))
+        try:
+            return parse_index(value, "index")
+        except BadOption:
+            wanted = " or ".join(("Z,Y,X (three positive whole numbers, or one for all)", *self.words))
+            self.fail(f"'{value}' is not {wanted}", param, ctx)
 
 
 class Halo(click.ParamType):

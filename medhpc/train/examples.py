@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -188,8 +188,7 @@ def splits(region: Box, fraction: float, minimum: Index, path: str) -> list[tupl
         rest = length - held - gap
         if choices and (held + gap > MOST_HELD_OUT * length or rest < minimum[axis]):
             continue
-        left = f"after holding out {held + gap} planes along {'zyx'[axis]} for validation, "
-        check_room(_cut(region, axis, 0, rest), minimum, path, left)
+        check_room(_cut(region, axis, 0, rest), minimum, path, {axis: held + gap})
         choices.append((_cut(region, axis, 0, rest), _cut(region, axis, length - held, length)))
         choices.append((_cut(region, axis, length - rest, length), _cut(region, axis, 0, held)))
     return choices
@@ -211,13 +210,17 @@ def fairest(choices: Sequence[tuple[Box, Box]], objects: NDArray[np.int64], frac
     return min(choices, key=unfairness)
 
 
-def check_room(train: Box, minimum: Index, path: str, why: str = "") -> None:
-    """Refuse to learn from less than the network's padding needs; `why` says what was taken away."""
-    if any(n < least for n, least in zip(train.shape, minimum, strict=True)):
-        raise BadTruth(
-            f"{path}: the region is too small: {why}{' x '.join(map(str, train.shape))} voxels are left; the network "
-            f"needs {' x '.join(map(str, minimum))} (a 2D network, --ndim 2, needs one plane; less depth needs less)"
-        )
+def check_room(train: Box, minimum: Index, path: str, held_out: Mapping[int, int] | None = None) -> None:
+    """Refuse to learn from less than the network's padding needs; `held_out` is what was taken away along an axis."""
+    lacking = []
+    for axis, (n, least) in enumerate(zip(train.shape, minimum, strict=True)):
+        if n < least:
+            taken = f" (after holding out {held_out[axis]} for validation)" if held_out and axis in held_out else ""
+            lacking.append(f"{n} voxels along {'zyx'[axis]}{taken}, and the network needs {least}")
+    if not lacking:
+        return
+    flat = "a 2D network (--ndim 2) needs one plane, " if train.shape[0] < minimum[0] else ""
+    raise BadTruth(f"{path}: the region is too thin: {'; '.join(lacking)} ({flat}less --depth needs less)")
 
 
 def around(voxel: NDArray[np.int64], shape: Index, bounds: Box, place: Sequence[float]) -> Box:

@@ -44,6 +44,7 @@ WARM_UP_STEPS = 20
 JUDGEMENTS = 20
 """How often the network is judged on what is held out, evenly over the budget."""
 CHECKPOINT_SECONDS = 30.0
+"""At most between two checkpoints: the first comes after the first step, each next one at twice the time."""
 
 
 def train_msd(
@@ -71,11 +72,14 @@ def train_msd(
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[Standing], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train an MS-D network and write it to `out`; learning curve and validation slices come beside it as PNG.
 
-    Killed at any moment, the same call goes on from the last checkpoint (beside `out`, every 30 seconds). On a CPU
-    and with `steps`, the weights are then the same to the last bit as without the kill.
+    Killed at any moment, the same call goes on from the last checkpoint (beside `out`, from the first step on, at
+    least every 30 seconds). On a CPU and with `steps`, the weights are then the same to the last bit as without the
+    kill. Of the judgements on what was held out, the weights of the last one in the second half of the budget are kept
+    whose Dice is within 0.005 of the best there.
 
     Parameters
     ----------
@@ -125,6 +129,8 @@ def train_msd(
         Called with (steps done, steps in all; an estimate, where the budget is a time).
     report : callable, optional
         Called with a :class:`medhpc.train.results.Standing` after each judgement.
+    say : callable, optional
+        Called with a line for people, where the training goes on from a checkpoint.
 
     Raises
     ------
@@ -155,7 +161,7 @@ def train_msd(
     chosen = engines.load(Identity(), device=device, threads=threads).device
     with ExitStack() as files:
         examples = open_examples(pairs, options, minimum_shape(options), files)
-        return _train(examples, options, out, chosen, progress, report)
+        return _train(examples, options, out, chosen, progress, report, say)
 
 
 def _train(
@@ -165,6 +171,7 @@ def _train(
     device: torch.device,
     progress: Callable[[int, int], None] | None,
     report: Callable[[Standing], None] | None,
+    say: Callable[[str], None] | None,
 ) -> TrainingResult:
     """The training itself: begin or go on, take steps until the budget is spent, judge and save in between."""
     wanted = options.patch or default_patch(options.ndim)
@@ -173,6 +180,8 @@ def _train(
     state = begin(examples, options, known or choose_depth(examples, options, wanted, device), device)
     if known:
         restore(state, out)
+        if say:
+            say(_resumed(state, options, out))
     resumed_at = state.step
     judging = engines.TorchEngine(state.network, device)  # shares the weights
     held_out = [patch for example in examples for patch in example.held_out()]
@@ -194,7 +203,7 @@ def _train(
                     report(_standing(state, options))
             if progress:
                 progress(state.step, options.steps_in_all(state.step, state.seconds))
-            if time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            if time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
                 save_checkpoint(state, out, identity)
                 saved = time.perf_counter()
 
@@ -325,6 +334,11 @@ def _standing(state: State, options: Options) -> Standing:
         validation_loss=entry["validation_loss"],
         dice=entry["dice"],
     )
+
+
+def _resumed(state: State, options: Options, out: Path) -> str:
+    of = options.steps_in_all(state.step, state.seconds)
+    return f"resumed at step {state.step:,} of {of:,} from {checkpoint_path(out)} (--no-resume begins anew)"
 
 
 def _result(state: State, options: Options, out: Path, resumed_at: int, *, has_held_out: bool) -> TrainingResult:

@@ -15,6 +15,9 @@ from medhpc.volume.base import Header
 from medhpc.volume.layout import Layout
 from medhpc.volume.units import voxel_size_in
 
+IMAGES = ("raw", "image", "img", "volume", "data", "intensity")
+ANNOTATIONS = ("label", "mask", "seg", "truth", "annotation", "instance", "prob")
+
 
 def open_hdf5(path: Path, name: str) -> ArraySource:
     """Open a dataset; with one dataset in the file its name may be empty.
@@ -49,7 +52,8 @@ def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     if not names:
         raise NotAVolume("no dataset of two or more axes in it")
     if len(names) > 1:
-        raise NotAVolume(f"{len(names)} datasets, name one as in '{path}:{names[0]}': {_list(names)}")
+        likely = min(names, key=_is_annotation)
+        raise NotAVolume(f"{len(names)} datasets, name one as in '{path}:{likely}': {_list(names)}")
     return file[names[0]]
 
 
@@ -63,6 +67,12 @@ def _image_names(file: h5py.File) -> list[str]:
 
     file.visititems(collect)
     return names
+
+
+def _is_annotation(name: str) -> int:
+    """Below 0 for names that images have, above 0 for those of annotations and results."""
+    last = name.rpartition("/")[2].lower()
+    return any(word in last for word in ANNOTATIONS) - any(word in last for word in IMAGES)
 
 
 def _list(names: list[str]) -> str:
