@@ -6,7 +6,7 @@ PYTHON ?= python3
 
 .PHONY: demo dev test lint
 
-# From nothing to a stitched, measured segmentation, in demo/ (under 6 minutes on 2 cores).
+# From nothing to a stitched, measured segmentation, in demo/ (about four minutes on two cores; installing comes before).
 demo: .venv/.user
 	.venv/bin/medhpc demo demo
 

@@ -42,30 +42,33 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
         labels = result.read(plane)[0, 0].astype(int)
     tiled, whole, bare = (_probability(folder / f"{name}.run", plane) for name in ("tiled", "whole", "without_halo"))
 
-    figure = Figure(figsize=(13.4, 9), layout="constrained")
-    axes = figure.subplots(2, 4, width_ratios=(1, 1, 1, 0.04))  # the last column is for the scale of differences
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    axes = figure.subplots(2, 3)
     low, high = np.percentile(image, (1, 99.7))
-    for axis in axes[0, :3]:
+    for axis in axes[0]:
         axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    _draw_grid(axes[0, 0], Run(folder / "tiled.run"), plane)
-    axes[0, 0].set_title(f"volume, plane z = {z}, tile grid")
+    for axis in (axes[0, 0], axes[1, 1], axes[1, 2]):
+        _draw_grid(axis, Run(folder / "tiled.run"), plane)
+    axes[0, 0].set_title(f"volume, plane z = {z}\nlines: faces between tiles")
     axes[0, 1].scatter(near[:, 2], near[:, 1], s=28, facecolors="none", edgecolors="tab:orange")
-    axes[0, 1].set_title("true centres within 2 planes")
+    axes[0, 1].set_title("circles: true centres of cells\nwithin 2 planes of this one")
     shuffled = np.random.default_rng(1).permutation(256)
     colours = ListedColormap(colormaps["turbo"](shuffled / 255.0))
     axes[0, 2].imshow(np.ma.masked_equal(labels, 0) % 256, cmap=colours, vmin=0, vmax=255, interpolation="nearest")
     tiles = figures["tiled"]
-    axes[0, 2].set_title(f"{tiles['cells']} cells found; F1 {tiles['f1']:.3f} where it was not trained")
-    axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-    axes[1, 0].set_title(f"probability, {tiles['title']}")
+    judged = f"in the half below, not trained on: F1 {tiles['f1']:.3f}"
+    axes[0, 2].set_title(f"{tiles['cells']} cells found in the whole volume\n{judged}")
+    probability = axes[1, 0].imshow(tiled, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    axes[1, 0].set_title(f"probability of a cell\n{tiles['title']}")
     for axis, prediction, name in ((axes[1, 1], tiled, "tiled"), (axes[1, 2], bare, "without_halo")):
         difference = np.abs(prediction - whole)
         shown = axis.imshow(difference, cmap="inferno", vmin=0, vmax=0.5, interpolation="nearest")
         error = figures[name]["max_error"]
-        axis.set_title(f"{figures[name]['title']}: off by {error:.3f} at most")
-    figure.colorbar(shown, cax=axes[1, 3], label="difference to the un-tiled probability")
-    axes[0, 3].axis("off")
-    for axis in axes[:, :3].flat:
+        axis.set_title(f"difference to un-tiled, at most {error:.3f} in the volume\n{figures[name]['title']}")
+    bars = {"location": "bottom", "shrink": 0.8, "aspect": 30}
+    figure.colorbar(probability, ax=axes[1, 0], label="probability of a cell", **bars)
+    figure.colorbar(shown, ax=axes[1, 1:], label="difference of both panels to the un-tiled probability", **bars)
+    for axis in axes.flat:
         _finish(axis, image.shape, micrometres)
     partial = picture.with_name(f"{picture.name}.{partial_suffix()}")
     figure.savefig(partial, format="png", dpi=110)

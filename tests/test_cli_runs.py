@@ -48,6 +48,13 @@ def test_on_a_login_node_jobs_are_offered_too(medhpc, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("halo", ["auto", "0", "exact"])
+def test_one_tile_has_no_halo_whatever_is_asked(medhpc, halo):
+    settings = ("--network", "network.safetensors", "--threads", "1", "--tile", "40,64,64")
+    out = medhpc("tile", "volume.tif", f"one{halo}.run", *settings, "--halo", halo)[1]
+    assert "halo         none: one tile holds the whole volume: there is no seam\n" in out
+
+
 def test_a_run_from_plan_to_clean_up(medhpc, monkeypatch):
     monkeypatch.setattr("medhpc.cli.runs.on_login_node", lambda: False)
     code, out, err = medhpc("tile", "volume.tif", "a.run", *TILE)

@@ -279,6 +279,26 @@ def test_a_tolerance_pairs_labels_by_distance_and_keeps_the_ap(write):
     assert by_distance.mean_distance_um == pytest.approx(3)
 
 
+def test_of_partial_truth_only_recall_is_told(write, table):
+    result = table("result.csv", [(2, 4, 4), (5, 5, 9), (5, 5, 15)])
+    truth = table("truth.csv", [(2, 4, 4)])
+    settings = {"tolerance_um": 1, "voxel_size_um": SIZE}
+    found = evaluate(result, truth, **settings)
+    assert found.precision == pytest.approx(1 / 3) and "--partial" in found.notes[0]
+    found = evaluate(result, truth, partial=True, **settings)
+    assert (found.recall, found.precision, found.f1, found.notes) == (1, None, None, ())
+    labels = write("labels.tif", three_cells())
+    found = evaluate(labels, labels, partial=True)
+    assert found.recall == 1 and found.dice is found.ap50 is None and found.classes == ()
+    mask = write("mask.tif", (three_cells() > 0).astype(np.uint8))
+    one_line(pytest.raises(BadOption, evaluate, mask, mask, partial=True).value, BadOption)
+
+
+def test_complete_truth_comes_without_a_note(table):
+    points = table("result.csv", [(2, 4, 4), (5, 5, 9)])
+    assert evaluate(points, points, tolerance_um=1, voxel_size_um=SIZE).notes == ()
+
+
 def test_points_outside_the_region_are_left_out_but_may_be_partners(table):
     header = "z,y,x,z_um,y_um,x_um"
     result = table("result.csv", [(5, 5, 9, 5, 5, 9), (5, 5, 30, 5, 5, 30), (5, 5, 2, 5, 5, 2)], header)

@@ -22,7 +22,7 @@ def demo(folder: str, minutes: float) -> None:
     """Make a light-sheet volume with known cells in FOLDER and do the whole job on it.
 
     Trains on one corner, tiles, infers, stitches, lists the cells, evaluates on the rest, and draws what happened.
-    Takes under six minutes on two cores.
+    Takes about four minutes on two cores.
 
     \b
       medhpc demo demo

@@ -42,12 +42,14 @@ KIND = click.Choice(["auto", "points", "mask", "labels", "image"])
     help="What PSNR and SSIM are relative to; the range of TRUTH unless given.",
 )
 @click.option("--seams", metavar="RUN", help="Also compare the error near the tile faces of this run with the rest.")
+@click.option("--partial", is_flag=True, help="Not every object is annotated: tell recall only.")
 @options.as_json
 def evaluate(result: str, truth: str, classes: str | None, as_json: bool, **settings: Any) -> None:
     """Measure RESULT against TRUTH.
 
     Two lists of points: precision, recall, F1. Masks and labels: Dice and IoU, and average precision of instances.
-    Images: PSNR and SSIM.
+    Images: PSNR and SSIM. All but recall need TRUTH to be complete in the region: an object that nobody annotated
+    counts as an error; where it is not, give --partial.
 
     \b
       medhpc evaluate cells.csv truth.csv --tolerance 10

@@ -55,6 +55,9 @@ def _halo(plan: Summary) -> dict[str, str]:
         return {
             "blend": f"{blend['mode']}, windows of {show.shape(blend['window'])}, {show.shape(blend['step'])} apart"
         }
+    if plan["tiles"] == 1 and plan["halo_how"] == "exact" and plan["note"]:
+        parts = f"{show.shape(plan['halo'])} voxels, should memory run out and it be computed in parts"
+        return {"halo": f"none: {plan['note']}\n{parts}"}
     lines = [f"{show.shape(plan['halo'])} voxels, {_trust(plan)}"]
     if plan["max_error"] is not None and plan["halo_how"] != "exact":
         lines.append(f"largest error measured {plan['max_error']:.2g}, tolerance {plan['tolerance']:.2g}")

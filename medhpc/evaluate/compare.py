@@ -25,6 +25,10 @@ from medhpc.run import Run
 
 AROUND = 64
 """Voxels around a region in which whole labels are looked for, so that their centroids are not those of parts."""
+INCOMPLETE = (
+    "more objects found than annotated; precision and F1 take the rest for errors, which they are only where "
+    "every object is annotated (else give --partial, or a --region that is)"
+)
 
 
 def evaluate(
@@ -43,6 +47,7 @@ def evaluate(
     truth_channel: int | None = None,
     data_range: float | None = None,
     seams: str | Path | Run | None = None,
+    partial: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a result against the truth.
@@ -84,6 +89,9 @@ def evaluate(
         What PSNR and SSIM are relative to; the range of the truth in the region unless given.
     seams : path or Run, optional
         The run that made the result: also compare the error near its tile faces with the error elsewhere.
+    partial : bool
+        Not every object in the region is annotated: only recall is told, for the other measures take what nobody
+        annotated for errors.
     progress : callable, optional
         Called with (voxels done, voxels in all), for each pass over the volumes.
 
@@ -109,6 +117,10 @@ def evaluate(
             fields |= _object_scores(found, wanted, tolerance_um, voxel_size_um, limits, progress)
         if seams is not None:
             fields["seams"] = _seam_scores(found, wanted, seams, box, rules, len(fields.get("classes", ())), progress)
+    if partial:
+        fields = _of_partial_truth(fields)
+    elif fields.get("found") and fields["found"] > fields["annotated"]:
+        fields["notes"] = (*fields.get("notes", ()), INCOMPLETE)
     if _is_empty(fields):
         fields["notes"] = (
             *fields.get("notes", ()),
@@ -122,6 +134,14 @@ def evaluate(
         region=None if region is None else str(region),
         **fields,
     )
+
+
+def _of_partial_truth(fields: dict[str, Any]) -> dict[str, Any]:
+    """What remains true where not every object was annotated."""
+    if "recall" not in fields:
+        raise BadOption("partial truth is for objects: expected points or instance labels, or a region all annotated")
+    told = ("found", "annotated", "matched", "matched_by", "recall", "mean_distance_um", "tolerance_um", "notes")
+    return {name: fields[name] for name in told if name in fields}
 
 
 def _is_empty(fields: dict[str, Any]) -> bool:
