@@ -110,6 +110,10 @@ class RunBusy(MedhpcError):
     """Jobs of the run are live, or are being submitted."""
 
 
+class NothingToDo(MedhpcError):
+    """All that was asked for is there already, as it was asked for."""
+
+
 class SubmissionRefused(MedhpcError):
     """SLURM said no to a job."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from samples import write_tiff
 
 from medhpc.cli import main
+from medhpc.jobs.packing import Ceiling
+from medhpc.jobs.site import STEPS
+from medhpc.jobs.slurm import Job
 from medhpc.tiling import tile
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
@@ -93,6 +97,55 @@ def test_a_result_that_is_there_is_named_before_it_is_replaced(run, capsys):
     (run.parent / "out.tif").write_bytes(b"")
     _, out, _ = called(capsys, "submit", "a run", "--out", "out.tif", "--as", "raw", "--cluster", "local", "--dry-run")
     assert "out.tif is there and will be replaced" in out
+
+
+def test_a_result_that_is_there_is_left_alone(run, capsys):
+    words = ("submit", "a run", "--out", "out.tif", "--as", "raw", "--cluster", "debug", "--yes")
+    assert called(capsys, *words)[0] == 0
+    before = (run.parent / "out.tif").stat().st_ino
+    code, out, _ = called(capsys, *words)
+    assert code == 0 and out.startswith("nothing submitted: ") and out.count("\n") == 1
+    code, out, _ = called(capsys, *words, "--json")
+    assert code == 0 and json.loads(out)["submission"] is None
+    assert (run.parent / "out.tif").stat().st_ino == before
+
+
+def test_a_folder_of_volumes_alone_goes_on(run, capsys):
+    words = ("--network", "identity", "--store", "raw", "--as", "raw", "--suffix", ".tif", "--cluster", "debug")
+    assert called(capsys, "submit", "v.tif", "--out-dir", "res", *words)[0] == 0
+    (run.parent / "res" / "v.tif").unlink()
+    assert called(capsys, "submit", "res", "--cluster", "debug")[0] == 0
+    assert (run.parent / "res" / "v.tif").exists()
+    code, _, told = called(capsys, "submit", "res", "--cluster", "debug", "--as", "raw")
+    assert code == 2 and "leave out --as" in told
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A cluster without limits; nothing may be submitted to it."""
+    monkeypatch.setattr("medhpc.jobs.prepare.ceilings_of", lambda *_: dict.fromkeys(STEPS, Ceiling()))
+    monkeypatch.setattr("medhpc.jobs.dispatch.live_jobs", lambda *_: [])
+    monkeypatch.setattr("medhpc.jobs.submit", pytest.fail)
+
+
+class Terminal(io.StringIO):
+    """Somebody who has typed ahead."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_is_no_error(run, capsys, monkeypatch, slurm):
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, out, told = called(capsys, "submit", "a run", "--out", "out.tif", "--as", "raw")
+    assert (code, told) == (1, "") and out.endswith("nothing submitted\n")
+
+
+def test_live_jobs_are_looked_for_before_anything_is_printed(run, capsys, monkeypatch, slurm):
+    job = Job(id="7", array="7", indices=(), state="", hosts="", reason="", partition="", name="", comment="")
+    monkeypatch.setattr("medhpc.jobs.dispatch.live_jobs", lambda *_: [job])
+    code, out, told = called(capsys, "submit", "a run", "--out", "out.tif", "--as", "raw")
+    assert (code, out) == (2, "") and "has live jobs (7)" in told
 
 
 def test_without_slurm_script_says_so(run, capsys, monkeypatch):

@@ -23,14 +23,14 @@ from medhpc.geometry import Box, Grid
 from medhpc.infer import infer
 from medhpc.nets import Foreign, Identity
 from medhpc.run import Run
+from medhpc.run.advice import advice
 from medhpc.run.folder import claimed
 from medhpc.run.parts import SMALLEST, computed_in_parts, halve
-from medhpc.run.plan import Plan, Stored
+from medhpc.run.plan import BASE, Plan, Stored
 from medhpc.tiling import summarize
 from medhpc.tiling import tile as plan_tiles
 from medhpc.tiling.planning import requested
-from medhpc.tiling.size import BASE, block_voxels, choose_tile
-from medhpc.tiling.summary import advice
+from medhpc.tiling.size import block_voxels, choose_tile
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
 

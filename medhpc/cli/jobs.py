@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import options, run_options, show
-from medhpc.errors import BadOption
+from medhpc.errors import BadOption, NothingToDo
 
 if TYPE_CHECKING:
     from medhpc.jobs import Prepared, Wishes
@@ -51,11 +51,12 @@ job_options = options.together(
 
 
 @click.command(short_help="Compute and stitch on a cluster.")
-@click.argument("sources", metavar="RUN | VOLUME...", nargs=-1, required=True)
+@click.argument("sources", metavar="RUN | VOLUME... | DIR", nargs=-1, required=True)
 @click.option("--out", metavar="OUT", help="With RUN: the result.")
 @click.option("--out-dir", metavar="DIR", help="With VOLUMEs: folder of the results and of their runs.")
 @click.option("--suffix", default=".ome.zarr", show_default=True, help="With VOLUMEs: format of the results.")
 @click.option("--tasks", type=click.IntRange(1), metavar="N", help="With VOLUMEs: tasks that share all tiles.")
+@click.option("--skip-bad", is_flag=True, help="With VOLUMEs: leave out those that cannot be read.")
 @job_options
 @click.option(
     "--cluster",
@@ -82,16 +83,25 @@ def submit(
     """Submit everything that is left of RUN, up to the result OUT; or plan, compute and stitch each VOLUME into DIR.
 
     The whole chain is submitted at once, nothing stays behind: an array that computes, arrays that repair what is
-    missing then, and a stitch. Submit again to go on with what a chain left behind.
+    missing then, and a stitch. Submit again to go on with what a chain left behind: DIR alone goes on with its volumes.
 
     \b
       medhpc submit brain.run --out cells.ome.zarr --as labels --split --objects cells.csv
       medhpc submit a.tif b.tif c.tif --network cells.safetensors --out-dir results --as labels
+      medhpc submit results
     """
-    prepared = _prepare(sources, out, out_dir, suffix, settings)
+    from medhpc import jobs
+
+    try:
+        prepared = _prepare(sources, out, out_dir, suffix, settings)
+    except NothingToDo as found:
+        _print_nothing(found, as_json)
+        return
     if dry_run:
         _print_scripts(prepared, as_json)
         return
+    if prepared.submission.cluster == "slurm":
+        jobs.check_free(prepared)
     if not as_json:
         show.fields(_described(prepared))
     if not yes:
@@ -176,18 +186,32 @@ def _prepare(
             engine=settings["engine"],
             memory=settings["memory"],
             tile_options=run_options.arguments(
-                run_options.tile_options, leave_out=("network", "memory", "engine", "threads", "device")
+                run_options.tile_options,
+                leave_out=("network", "memory", "channel", "level", "engine", "threads", "device"),
             ),
+            channel=settings["channel"],
+            level=settings["level"],
+            skip_bad=settings["skip_bad"],
             wishes=wishes,
         )
         for target in prepared.targets:
             if not target.volume:
                 _check_stitch(target.run, target.out, settings)
         return prepared
+    if len(sources) == 1 and not out and not out_dir and jobs.is_folder_of_several(sources[0]):
+        _check_no_request(sources[0])
+        return jobs.prepare_folder(sources[0], skip_bad=settings["skip_bad"], wishes=wishes)
     if len(sources) > 1 or not out or out_dir:
         raise BadOption("give one planned RUN with --out OUT, or VOLUMEs with --network NET and --out-dir DIR")
     _check_stitch(sources[0], out, settings)
     return jobs.prepare_run(sources[0], out, objects=objects or "", wishes=wishes)
+
+
+def _check_no_request(folder: str) -> None:
+    """Refuse options that are fixed for what was submitted to a folder."""
+    given = run_options.arguments(run_options.tile_options) + run_options.arguments(run_options.stitch_options)
+    if given:
+        raise BadOption(f"{folder} goes on as it was submitted; leave out {given[0]}, or name VOLUMEs and --network")
 
 
 def _wishes(settings: dict[str, Any], folder: str | None) -> Wishes:
@@ -260,7 +284,16 @@ def _ask(prepared: Prepared) -> None:
         return
     if not sys.stdin.isatty():
         raise BadOption("nobody is here to ask whether to submit; give --yes (or --dry-run to look first)")
-    click.confirm("submit?", abort=True)
+    if not click.confirm("submit?"):
+        click.echo("nothing submitted")
+        sys.exit(1)
+
+
+def _print_nothing(found: NothingToDo, as_json: bool) -> None:
+    if as_json:
+        show.as_json({"submission": None, "jobs": {}, "note": str(found)})
+    else:
+        click.echo(f"nothing submitted: {found}")
 
 
 def _print_scripts(prepared: Prepared, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from medhpc.errors import BadOption, DiskFull
 from medhpc.jobs.packing import Ceiling, Cost, Resources
 from medhpc.jobs.site import STEPS, Site
-from medhpc.jobs.slurm import Limits, Partition, limits, my_jobs, partitions
+from medhpc.jobs.slurm import Limits, Partition, associations, limits, my_jobs, partitions
+from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
 from medhpc.run.tally import Tally
 
@@ -28,7 +29,7 @@ def cost_of(run: Run, tally: Tally | None = None) -> Cost:
         return Cost(seconds=seconds, memory=memory, source=f"measured on {count:,} tiles of this run")
     return Cost(
         seconds=plan.seconds / len(plan.grid),
-        memory=plan.cost.memory,
+        memory=plan.memory_bytes,
         source=f"measured on samples by 'medhpc tile' ({plan.cost.device}, {plan.cost.threads} threads)",
     )
 
@@ -62,13 +63,24 @@ def room(runs: Sequence[Run], missing: Sequence[int]) -> tuple[int, int]:
     return needed, free
 
 
+def check_inputs(runs: Sequence[Run]) -> None:
+    """Refuse inputs that are not those that were planned for: every task would.
+
+    Raises
+    ------
+    SourceChanged, VolumeNotFound, BrokenFile
+    """
+    for run in runs:
+        run.open_source().close()
+
+
 def ceilings_of(site: Site, cluster: str) -> dict[str, Ceiling]:
     """For each step, the partition that its jobs go to, and what it gives.
 
     Raises
     ------
     BadOption
-        There is no such partition.
+        There is no such partition, or no such account for this user.
     SlurmDown, NoSlurm
     """
     if cluster != "slurm":
@@ -77,6 +89,8 @@ def ceilings_of(site: Site, cluster: str) -> dict[str, Ceiling]:
     chosen = {step: _partition(found, site.of(step).partition) for step in STEPS}
     # Nearly all jobs are tasks that compute tiles: what they may is asked for, and taken for the others too.
     allowed = limits(account=tasks.account, qos=tasks.qos, partition=chosen["infer"])
+    if tasks.account and allowed.accounting:
+        _check_account(tasks.account)
     array_size = min(filter(None, (allowed.max_array_size, allowed.max_array_tasks)))
     jobs = _most_jobs(allowed)
     return {
@@ -108,6 +122,28 @@ def _partition(found: Sequence[Partition], name: str) -> Partition:
         names = ", ".join(one.name for one in found) or "none"
         raise BadOption(f"there is no partition '{name}' here; there are: {names}")
     return default[0]
+
+
+def _check_account(account: str) -> None:
+    """Refuse an account that the database does not give to this user; SLURM knows them in small letters."""
+    names = {one.account for one in associations()}
+    if names and account.lower() not in names:
+        raise BadOption(f"there is no account '{account}' for you; there are: {', '.join(sorted(names))}")
+
+
+def check_asked(wishes: Wishes, ceiling: Ceiling) -> None:
+    """Refuse cores and memory that were asked for by hand and that no node of the partition has.
+
+    Raises
+    ------
+    BadOption
+    """
+    where = f"nodes of '{ceiling.partition}' have"
+    if wishes.cpus and ceiling.cpus and wishes.cpus > ceiling.cpus:
+        raise BadOption(f"a task cannot have {wishes.cpus} cores: {where} {ceiling.cpus}; choose another partition")
+    if wishes.memory and ceiling.memory and wishes.memory > ceiling.memory:
+        got, most = wishes.memory / 2**30, ceiling.memory / 2**30
+        raise BadOption(f"a task cannot have {got:.1f} GiB: {where} {most:.1f} GiB; choose another partition")
 
 
 def check_gpus(step: str, asked: Resources, ceiling: Ceiling) -> None:

@@ -71,14 +71,11 @@ def submit(
         raise BadOption(f"{submission.folder} has a backslash, which SLURM does not take; submit from another folder")
     with _alone(submission.folder.parent):
         if submission.cluster == "slurm":
-            busy = _patiently(lambda: live_jobs(*(target.run for target in prepared.targets)), patience)
-            half = unfinished(prepared.targets[0].run)
-            if busy and half:
-                _check_same(half, prepared)
+            half = check_free(prepared, patience=patience)
+            if half:
                 if progress:
                     progress(f"going on with submission {half.id}, which was cut short")
                 return finish(half, progress=progress, patience=patience)
-            _refuse_if_busy(busy, prepared.targets[0].run)
         write_scripts(prepared, submission.folder)
         submission.saved()
         if submission.cluster == "slurm":
@@ -88,6 +85,22 @@ def submit(
             raise BadOption("the cluster 'debug' runs in this process: give submit() the function to call")
         return run_here(submission, call, progress)
     return run_processes(submission, command_of(prepared.site, here()), progress)
+
+
+def check_free(prepared: Prepared, *, patience: float = PATIENCE) -> Submission | None:
+    """Refuse runs that have live jobs; an earlier submission with some, that was cut short and is the same, is given.
+
+    Raises
+    ------
+    RunBusy, SlurmDown
+    """
+    busy = _patiently(lambda: live_jobs(*(target.run for target in prepared.targets)), patience)
+    half = unfinished(prepared.targets[0].run)
+    if busy and half:
+        _check_same(half, prepared)
+        return half
+    _refuse_if_busy(busy, prepared.targets[0].run)
+    return None
 
 
 def finish(

@@ -13,18 +13,33 @@ import numpy as np
 
 import medhpc
 from medhpc.errors import BadOption
-from medhpc.jobs.allowance import ceilings_of, check_engine, check_gpus, cost_of, dearest, notes, room
+from medhpc.jobs.again import asked_in, unfinished_targets
+from medhpc.jobs.allowance import (
+    ceilings_of,
+    check_asked,
+    check_engine,
+    check_gpus,
+    check_inputs,
+    cost_of,
+    dearest,
+    notes,
+    room,
+)
 from medhpc.jobs.chain import Step, Target, chain
+from medhpc.jobs.network import trained_on
 from medhpc.jobs.packing import MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site
 from medhpc.jobs.submission import JOBS, Submission, new_id, utc_now
-from medhpc.jobs.targets import absolute, existing, targets_of
+from medhpc.jobs.targets import Batch, absolute, batch_of, existing, targets_of
 from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
+from medhpc.run.advice import advice
 from medhpc.run.missing import broken_hosts
+from medhpc.run.plan import BASE
 from medhpc.run.tally import Tally
 
 HEADROOM = 1.15  # of memory: what the measure did not see
+STITCH_VOXEL = 64  # bytes, of all that a stitch does with a voxel
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did
 PLAN_SECONDS = 1800
@@ -66,13 +81,17 @@ def prepare_run(
     Raises
     ------
     NotARun, BadOption
+    NothingToDo
+        The result is there already, as a submission with the same options made it.
+    SourceChanged, VolumeNotFound
     DiskFull
         The tiles that are missing may not fit.
     SlurmDown, NoSlurm
     """
     opened, wishes = Run(run), wishes or Wishes()
     target = Target(run=absolute(run), out=absolute(out), objects=absolute(objects) if objects else "")
-    return _planned([opened], [target], _folder(wishes, opened.folder), wishes, id=opened.id)
+    targets = unfinished_targets([target], _stitch_options(wishes))
+    return _planned([opened], targets, _folder(wishes, opened.folder), wishes, id=opened.id)
 
 
 def prepare_volumes(
@@ -85,11 +104,15 @@ def prepare_volumes(
     engine: str = "auto",
     tile_options: Sequence[str] = (),
     memory: int = 8 * 2**30,
+    channel: int | None = None,
+    level: int = 0,
+    skip_bad: bool = False,
     wishes: Wishes | None = None,
 ) -> Prepared:
     """Decide on the jobs that plan, compute and stitch several volumes with one network; all share the job arrays.
 
-    Results are ``out_dir/<name><suffix>``, runs ``out_dir/<name>.run``. A volume whose run is planned keeps its plan.
+    Results are ``out_dir/<name><suffix>``, runs ``out_dir/<name>.run``. A volume whose run is planned keeps its plan,
+    one whose result is there already is left out.
 
     Parameters
     ----------
@@ -103,31 +126,88 @@ def prepare_volumes(
     engine : str
         As for :func:`medhpc.tiling.tile`; ``auto`` is ``torch`` where tasks have GPUs.
     tile_options : sequence of str
-        As for ``medhpc tile`` (without network, memory, engine, threads, device).
+        As for ``medhpc tile`` (without network, memory, channel, level, engine, threads, device).
     memory : int
         What volumes are planned for, in bytes.
+    channel, level : int, optional
+        What is read of each volume.
+    skip_bad : bool
+        Leave out volumes that cannot be read.
     wishes : Wishes, optional
 
     Raises
     ------
     BadOption
-        Two volumes of one name, or GPUs for an engine that computes on CPUs.
-    VolumeNotFound, UnknownFormat, DiskFull, SlurmDown, NoSlurm
+        Two volumes of one name, several that cannot be read, or GPUs for an engine that computes on CPUs.
+    NothingToDo
+        All results are there already, made with the same options.
+    BadNetwork, VolumeNotFound, UnknownFormat, BrokenFile, SourceChanged, DiskFull, SlurmDown, NoSlurm
     """
     wishes, place = wishes or Wishes(), Path(out_dir).resolve()
-    targets, voxels = targets_of(volumes, place, suffix, tables)
+    reading = {"channel": channel, "level": level}
+    targets = targets_of(volumes, place, suffix=suffix, tables=tables)
+    batch = batch_of(targets, skip_bad=skip_bad, trained=trained_on(network), reading=reading)
+    batch = replace(batch, targets=unfinished_targets(batch.targets, _stitch_options(wishes)))
     folder = _folder(wishes, place)
-    if not any(target.volume for target in targets):
-        return _planned([Run(target.run) for target in targets], targets, folder, wishes)
-    options = ("--network", absolute(network), "--memory", f"{memory // 2**20}M", *tile_options)
-    return _unplanned(targets, voxels, int(HEADROOM * memory), engine, options, folder, wishes)
+    if not any(target.volume for target in batch.targets):
+        return _planned([Run(target.run) for target in batch.targets], batch.targets, folder, wishes, batch.notes)
+    read = [word for name, value in reading.items() if value for word in (f"--{name}", str(value))]
+    read = ["--channel", "0", *read] if channel == 0 else read
+    options = ("--network", absolute(network), "--memory", f"{memory // 2**20}M", *read, *tile_options)
+    options += _engine_option(engine, wishes.gpus or 0)
+    return _unplanned(batch, int(HEADROOM * memory), options, folder, wishes)
 
 
-def _planned(runs: Sequence[Run], targets: Sequence[Target], folder: Path, wishes: Wishes, id: str = "") -> Prepared:
+def prepare_folder(folder: str | Path, *, skip_bad: bool = False, wishes: Wishes | None = None) -> Prepared:
+    """Decide on the jobs that finish what was submitted to a folder of several volumes, with the options of then.
+
+    Parameters
+    ----------
+    folder : path
+        The `out_dir` of :func:`prepare_volumes`.
+    skip_bad : bool
+        Leave out volumes that cannot be read.
+    wishes : Wishes, optional
+        Its options of the stitch are not looked at.
+
+    Raises
+    ------
+    NotARun, BadOption
+        No submission there, or several with different options.
+    NothingToDo
+        All results are there.
+    BadNetwork, VolumeNotFound, UnknownFormat, BrokenFile, SourceChanged, DiskFull, SlurmDown, NoSlurm
+    """
+    asked, wishes = asked_in(folder), wishes or Wishes()
+    wishes = replace(
+        wishes,
+        stitch_options=asked.stitch_options,
+        stitch_workers=max(wishes.stitch_workers, asked.stitch_workers),
+        gpus=asked.gpus or None if wishes.gpus is None else wishes.gpus,
+    )
+    place = _folder(wishes, Path(folder).resolve())
+    if asked.plan is None:
+        return _planned([Run(target.run) for target in asked.targets], asked.targets, place, wishes)
+    unplanned = [target for target in asked.targets if target.volume]
+    planned = [target for target in asked.targets if not target.volume]
+    batch = batch_of(unplanned, skip_bad=skip_bad, trained=trained_on(asked.network))
+    batch = replace(batch, targets=(*planned, *batch.targets))
+    return _unplanned(batch, asked.plan.resources.memory, asked.plan.options, place, wishes)
+
+
+def _planned(
+    runs: Sequence[Run],
+    targets: Sequence[Target],
+    folder: Path,
+    wishes: Wishes,
+    more_notes: Sequence[str] = (),
+    id: str = "",
+) -> Prepared:
     """Plans and ledgers say what there is to do, and what it costs."""
     _check_networks(runs)
     tallies = [Tally(run).update() for run in runs]
     missing = [int(np.count_nonzero(~tally.done)) for tally in tallies]
+    check_inputs([run for run, tiles in zip(runs, missing, strict=True) if tiles])
     needed, free = room(runs, missing)
     ceilings = ceilings_of(wishes.site, wishes.cluster)
     costs = [cost_of(run, tally) for run, tally, tiles in zip(runs, tallies, missing, strict=True) if tiles]
@@ -151,12 +231,16 @@ def _planned(runs: Sequence[Run], targets: Sequence[Target], folder: Path, wishe
         ceiling=ceilings["infer"],
     )
     largest = max(plan.region.size for plan in plans)
+    # What a stitch needs is not measured: no more than all voxels at once take, and than tasks were allowed.
+    stitching = int(HEADROOM * min(max(plan.cost.memory for plan in plans), BASE + STITCH_VOXEL * largest))
     steps = chain(
         targets,
         packing,
         folder=folder,
         ceiling=ceilings["infer"],
-        stitch=_stitch(wishes, need, STITCH_SECONDS + largest / STITCH_RATE, ceilings["stitch"]),
+        stitch=_stitch(
+            wishes, replace(need, memory=stitching), STITCH_SECONDS + largest / STITCH_RATE, ceilings["stitch"]
+        ),
         rounds=wishes.rounds,
         concurrent=wishes.concurrent,
         infer_options=_machine(given),
@@ -175,26 +259,20 @@ def _planned(runs: Sequence[Run], targets: Sequence[Target], folder: Path, wishe
         cost=cost,
         needed_bytes=needed,
         free_bytes=free,
-        notes=(*notes(asked, given, ceilings["infer"].partition), *left_out),
+        notes=(*notes(asked, given, ceilings["infer"].partition), *left_out, *more_notes, *_advice(runs)),
     )
 
 
-def _unplanned(
-    targets: Sequence[Target],
-    voxels: int,
-    memory: int,
-    engine: str,
-    options: Sequence[str],
-    folder: Path,
-    wishes: Wishes,
-) -> Prepared:
+def _unplanned(batch: Batch, memory: int, options: Sequence[str], folder: Path, wishes: Wishes) -> Prepared:
     """Some volumes are still to be planned: how many tiles there will be, and what they cost, is a guess."""
+    targets = batch.targets
     ceilings = ceilings_of(wishes.site, wishes.cluster)
     need = Resources(cpus=os.cpu_count() or 1, memory=memory)
     asked, given = _tasks(wishes, need, ceilings)
-    for target in targets:
-        if not target.volume:
-            check_engine(Run(target.run), asked, wishes.site.of("infer"))
+    runs = [Run(target.run) for target in targets if not target.volume]
+    for run in runs:
+        check_engine(run, asked, wishes.site.of("infer"))
+    check_inputs(runs)
     given = ceilings["infer"].cut(
         replace(
             given,
@@ -204,7 +282,7 @@ def _unplanned(
     )
     planning = ceilings["plan"].cut(wishes.resources("plan", replace(need, seconds=PLAN_SECONDS)))
     check_gpus("plan", planning, ceilings["plan"])
-    packing = _packing_unplanned(voxels, len(targets), given, wishes, ceilings["infer"])
+    packing = _packing_unplanned(batch.voxels, len(targets), given, wishes, ceilings["infer"])
     steps = chain(
         targets,
         packing,
@@ -214,7 +292,7 @@ def _unplanned(
         stitch=_stitch(wishes, need, given.seconds, ceilings["stitch"]),
         rounds=wishes.rounds,
         concurrent=wishes.concurrent,
-        plan_options=(*options, *_engine_option(engine, given), *_machine(planning)),
+        plan_options=(*options, *_machine(planning)),
         infer_options=_machine(given),
         stitch_options=_stitch_options(wishes),
     )
@@ -222,15 +300,20 @@ def _unplanned(
         submission=_submission(folder, wishes.cluster, steps),
         site=wishes.site,
         partitions={step: ceiling.partition for step, ceiling in ceilings.items()},
-        targets=tuple(targets),
+        targets=targets,
         tiles=None,
         total=None,
         packing=packing,
         cost=None,
         needed_bytes=0,
         free_bytes=shutil.disk_usage(existing(folder)).free,
-        notes=notes(asked, given, ceilings["infer"].partition),
+        notes=(*notes(asked, given, ceilings["infer"].partition), *batch.notes, *_advice(runs)),
     )
+
+
+def _advice(runs: Sequence[Run]) -> list[str]:
+    """What may give a bad result, a line each."""
+    return [f"{run.plan.source.path}: {line}" for run in runs for line in advice(run.plan)]
 
 
 def _check_networks(runs: Sequence[Run]) -> None:
@@ -244,6 +327,7 @@ def _check_networks(runs: Sequence[Run]) -> None:
 def _tasks(wishes: Wishes, need: Resources, ceilings: Mapping[str, Ceiling]) -> tuple[Resources, Resources]:
     """What a task that computes tiles asks for, and what it gets."""
     asked = wishes.resources("infer", need)
+    check_asked(wishes, ceilings["infer"])
     check_gpus("infer", asked, ceilings["infer"])
     return asked, ceilings["infer"].cut(asked)
 
@@ -281,14 +365,14 @@ def _machine(resources: Resources) -> tuple[str, ...]:
     return ("--threads", str(resources.cpus), *(("--device", "cuda") if resources.gpus else ()))
 
 
-def _engine_option(engine: str, resources: Resources) -> tuple[str, ...]:
+def _engine_option(engine: str, gpus: int) -> tuple[str, ...]:
     """The engine that volumes are planned for: tasks with GPUs need one that computes on them."""
-    if resources.gpus and engine not in ("auto", "torch"):
+    if gpus and engine not in ("auto", "torch"):
         raise BadOption(
-            f"engine '{engine}' computes on CPUs, but {resources.gpus} GPU(s) a task would be asked for; "
+            f"engine '{engine}' computes on CPUs, but {gpus} GPU(s) a task would be asked for; "
             "use --engine torch, or leave the GPUs out"
         )
-    if resources.gpus:
+    if gpus:
         return ("--engine", "torch")
     return () if engine == "auto" else ("--engine", engine)
 

@@ -4,44 +4,112 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medhpc.errors import BadOption
+from medhpc.errors import BadOption, MedhpcError
 from medhpc.jobs.chain import Target
+from medhpc.run.advice import other_voxels
 from medhpc.volume import open_volume
 
 
-def targets_of(volumes: Sequence[str | Path], out_dir: Path, suffix: str, tables: bool) -> tuple[list[Target], int]:
-    """A target in `out_dir` for each volume, and the voxels of all; a volume whose run is planned keeps its plan.
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Volumes on their way together."""
+
+    targets: tuple[Target, ...]
+    voxels: int  # of all
+    notes: tuple[str, ...] = ()  # for the user: what is left out, what may give a bad result
+
+
+def targets_of(volumes: Sequence[str | Path], out_dir: Path, *, suffix: str, tables: bool) -> list[Target]:
+    """A target in `out_dir` for each volume, with a table of objects where `tables`.
 
     Raises
     ------
     BadOption
         Two volumes of one name.
-    VolumeNotFound, UnknownFormat
     """
-    names: dict[str, str] = {}
-    targets, voxels = [], 0
+    targets: dict[str, Target] = {}
     for volume in map(str, volumes):
-        name = name_of(volume)
-        if name in names:
+        target = _target(volume, out_dir, suffix, tables)
+        if target.run in targets:
             raise BadOption(
-                f"{names[name]} and {volume} would both be {name}{suffix}; submit them to different folders"
+                f"{targets[target.run].volume} and {volume} would both be {Path(target.out).name}; "
+                "submit them to different folders"
             )
-        names[name] = volume
-        with open_volume(volume) as opened:  # now, not in a job at night
-            voxels += math.prod(opened.shape)
-        run = out_dir / f"{name}.run"
-        targets.append(
-            Target(
-                run=str(run),
-                out=str(out_dir / f"{name}{suffix}"),
-                objects=str(out_dir / f"{name}.csv") if tables else "",
-                volume="" if (run / "plan.json").exists() else absolute(volume),
-            )
-        )
-    return targets, voxels
+        targets[target.run] = target
+    return list(targets.values())
+
+
+def batch_of(
+    targets: Sequence[Target],
+    *,
+    skip_bad: bool = False,
+    trained: Sequence[float] | None = None,
+    reading: Mapping[str, Any] | None = None,
+) -> Batch:
+    """Look at the volumes of targets now, not in a job at night.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+    skip_bad : bool
+        Leave out volumes that cannot be read, with a note.
+    trained : (z, y, x), optional
+        Voxel size of the network's training, in micrometres: a note where others differ much.
+    reading : mapping, optional
+        Channel and level, as for :func:`medhpc.volume.open_volume`.
+
+    Raises
+    ------
+    BadOption
+        Several that cannot be read.
+    VolumeNotFound, UnknownFormat, BrokenFile
+    """
+    good: list[Target] = []
+    bad: list[MedhpcError] = []
+    voxels = 0
+    advised: dict[str, list[str]] = {}
+    for target in targets:
+        try:
+            with open_volume(target.volume, **(reading or {})) as opened:
+                voxels += math.prod(opened.shape)
+                advice = other_voxels(trained, opened.voxel_size_um)
+        except MedhpcError as error:
+            bad.append(error)
+            continue
+        good.append(target)
+        for line in advice:
+            advised.setdefault(line, []).append(target.volume)
+    if bad and not (skip_bad and good):
+        raise _refusal(bad, len(targets))
+    notes = [f"left out: {error}" for error in bad] + [f"{_all(these)}: {line}" for line, these in advised.items()]
+    return Batch(targets=tuple(good), voxels=voxels, notes=tuple(notes))
+
+
+def _target(volume: str, out_dir: Path, suffix: str, tables: bool) -> Target:
+    name = name_of(volume)
+    return Target(
+        run=str(out_dir / f"{name}.run"),
+        out=str(out_dir / f"{name}{suffix}"),
+        objects=str(out_dir / f"{name}.csv") if tables else "",
+        volume=absolute(volume),
+    )
+
+
+def _refusal(bad: Sequence[MedhpcError], of: int) -> MedhpcError:
+    """All that is wrong with all volumes, in one line."""
+    if of == 1:
+        return bad[0]
+    left = "; mend or remove them" if len(bad) == of else "; mend them, or leave them out with --skip-bad"
+    return BadOption(f"{len(bad)} of {of} volumes cannot be read{left}: " + "; ".join(map(str, bad)))
+
+
+def _all(volumes: Sequence[str]) -> str:
+    return volumes[0] + (f" and {len(volumes) - 1} more" if len(volumes) > 1 else "")
 
 
 def name_of(volume: str) -> str:

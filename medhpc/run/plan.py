@@ -20,6 +20,7 @@ from medhpc.geometry import Box, Grid, Index, Tile, Windows
 from medhpc.run.parts import computed_in_parts
 
 VERSION = 3
+BASE = 800 * 2**20  # bytes of Python, torch and the libraries, before the first voxel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,12 @@ class Plan:
     def seconds(self) -> float:
         """What all tiles together take, on the machine that planned them."""
         return self.computed_voxels * self.cost.seconds_per_voxel * self.cost.needed
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a task is expected to use; at most the limit that the plan was made for."""
+        largest = min(self.cost.block_voxels, self.most_read)
+        return int(BASE + largest * (self.cost.memory - BASE) / self.cost.block_voxels)
 
     @property
     def stored_bytes(self) -> int:

@@ -10,12 +10,11 @@ import numpy as np
 
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Grid, Index
-from medhpc.run.plan import Stored
+from medhpc.run.plan import BASE, Stored
 from medhpc.run.shards import EDGE
 
 STEP = 4  # parts of a shard in which the lengths of tiles are tried
 LONGEST = 16  # shards a tile may be long, per axis, where it does not span the volume
-BASE = 800 * 2**20  # bytes of Python, torch and the libraries, before the first voxel
 WAITING = 5  # tiles that wait before and behind the computing of a task
 LOSS = 120.0  # seconds of work that a kill may cost, where smaller tiles allow it
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medhpc.geometry import Grid
+from medhpc.run.advice import advice
 from medhpc.run.plan import Plan
-from medhpc.tiling.size import BASE
-
-ALIKE = 1.5  # voxel sizes differ by no more than this factor
 
 
 def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
@@ -34,7 +32,6 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
     grid = plan.grid
     computed = plan.computed_voxels
     shards = len(Grid(plan.source.shape, plan.stored.shard, (0, 0, 0), plan.region))
-    largest = min(plan.cost.block_voxels, plan.most_read)
     disk = shutil.disk_usage(folder)
     return {
         "volume": plan.source.path,
@@ -67,7 +64,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "engine": plan.cost.engine,
         "device": plan.cost.device,
         "threads": plan.cost.threads,
-        "memory_bytes": int(BASE + largest * (plan.cost.memory - BASE) / plan.cost.block_voxels),
+        "memory_bytes": plan.memory_bytes,
         "memory_limit_bytes": plan.cost.memory,
         "splits": plan.splits,
         "output_bytes": plan.stored_bytes,
@@ -75,15 +72,3 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "free_bytes": disk.free,
         "free_inodes": os.statvfs(folder).f_favail,
     }
-
-
-def advice(plan: Plan) -> list[str]:
-    """What about this network and this volume may give a bad result, a line each."""
-    lines = []
-    trained, here = plan.network.voxel_size, plan.source.voxel_size_um
-    if trained and here and max(max(a / b, b / a) for a, b in zip(trained, here, strict=True)) > ALIKE:
-        theirs, ours = (" x ".join(f"{size:.4g}" for size in sizes) for sizes in (trained, here))
-        lines.append(f"trained on voxels of {theirs} um; these are {ours} um: expect worse results")
-    if plan.network.calibrated and plan.normalization.source == "volume":
-        lines.append("it looks at a window of intensities: where these are calibrated (CT), use --normalize network")
-    return lines
