@@ -65,7 +65,7 @@ def draw_demo(folder: Path, picture: Path, figures: dict[str, Any]) -> None:
         shown = axis.imshow(difference, cmap="inferno", vmin=0, vmax=0.5, interpolation="nearest")
         error = figures[name]["max_error"]
         axis.set_title(f"difference to un-tiled, at most {error:.3f} in the volume\n{figures[name]['title']}")
-    bars = {"location": "bottom", "shrink": 0.8, "aspect": 30}
+    bars: dict[str, Any] = {"location": "bottom", "shrink": 0.8, "aspect": 30}
     figure.colorbar(probability, ax=axes[1, 0], label="probability of a cell", **bars)
     figure.colorbar(shown, ax=axes[1, 1:], label="difference of both panels to the un-tiled probability", **bars)
     for axis in axes.flat:

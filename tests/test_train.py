@@ -294,10 +294,24 @@ def test_bad_names_and_no_pairs_are_refused_at_once(tmp_path, cells):
 def test_points_need_a_voxel_size(tmp_path, cells):
     with h5py.File(tmp_path / "bare.h5", "w") as file:
         file["raw"] = np.zeros(SHAPE, np.uint8)
-    with pytest.raises(BadTruth, match="voxel size"):
+    with pytest.raises(BadTruth, match="--voxel-size"):
         train_msd(
             [(f"{tmp_path}/bare.h5:/raw", tmp_path / "cells.csv")], tmp_path / "n.safetensors", radius=4.0, **QUICK
         )
+
+
+def test_a_voxel_size_that_is_given_stands_in_for_that_of_the_file(tmp_path, cells, monkeypatch):
+    """The same training, whether the file tells the size or the call; and it goes on from its checkpoint."""
+    with h5py.File(cells) as told, h5py.File(tmp_path / "bare.h5", "w") as bare:
+        bare["raw"] = told["raw"][:]
+    given = {"radius": 4.0, "steps": 6, **QUICK}
+    told, bare = ([(f"{tmp_path}/{name}.h5:/raw", tmp_path / "cells.csv")] for name in ("cells", "bare"))
+    expected = load_file(train_msd(told, tmp_path / "a.safetensors", **given).network)
+    out, given = tmp_path / "b.safetensors", given | {"voxel_size_um": (2.0, 1.0, 1.0)}
+    interrupted(monkeypatch, bare, out, **given)
+    result = train_msd(bare, out, **given)
+    assert result.resumed_at > 0 and nets.load(out).card.voxel_size == [2.0, 1.0, 1.0]
+    assert all(torch.equal(expected[name], values) for name, values in load_file(out).items())
 
 
 def test_nan_is_refused_with_its_place(tmp_path, cells):

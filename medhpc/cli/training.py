@@ -35,6 +35,12 @@ def train() -> None:
 @click.option("--width", type=click.IntRange(1), default=1, show_default=True, metavar="W", help="Channels per layer.")
 @click.option("--radius", type=click.FloatRange(0, min_open=True), metavar="UM", help="Radius drawn around points, um.")
 @options.region
+@click.option(
+    "--voxel-size",
+    "voxel_size_um",
+    type=options.VoxelSize(),
+    help="In um, where files have none or a wrong one.",
+)
 @click.option("--patch", type=options.IndexOr(), help="Voxels per patch; 48,64,64 unless given (2D: 1,384,384).")
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), metavar="M", help="Stop after this time; 10 unless given."

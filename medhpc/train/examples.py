@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,19 @@ class Example:
             judged.append((image, known))
         return judged
 
+    def as_json(self) -> dict[str, Any]:
+        """What tells this example from others."""
+        volume = self.volume
+        return {
+            "path": volume.path,
+            "shape": list(volume.shape),
+            "voxel_size_um": volume.voxel_size_um and list(volume.voxel_size_um),
+            "fingerprint": volume.fingerprint(),
+            "truth": self.truth_path,
+            "mean": list(self.statistics.mean),
+            "std": list(self.statistics.std),
+        }
+
     def _validation_boxes(self) -> list[Box]:
         """What is judged: the held-out slab, or blocks of it around objects and background in turn."""
         if self.validation is None:
@@ -154,6 +168,8 @@ def open_examples(
     examples: list[Example] = []
     for path, truth_path in pairs:
         volume = files.enter_context(open_volume(path))
+        if options.voxel_size_um:
+            volume.voxel_size, volume.unit = options.voxel_size_um, "um"
         region = parse_region(options.region, volume.shape) if options.region else Box.whole(volume.shape)
         if examples and volume.channels != examples[0].volume.channels:
             raise BadTruth(

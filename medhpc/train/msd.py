@@ -60,6 +60,7 @@ def train_msd(
     ignore: int | None = None,
     classes: str | Classes | None = None,
     region: str | Box | None = None,
+    voxel_size_um: tuple[float, float, float] | None = None,
     patch: str | Index | None = None,
     normalize: str = "volume",
     minutes: float | None = None,
@@ -106,6 +107,8 @@ def train_msd(
         Other labels are background.
     region : str or Box
         Train inside this part of every volume only: ``"Z0:Z1,Y0:Y1,X0:X1"``, ends may be empty.
+    voxel_size_um : (z, y, x)
+        Of all volumes, in place of what their files tell.
     patch : str or (z, y, x)
         Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped to what there is.
     normalize : {"volume", "network"}
@@ -148,6 +151,7 @@ def train_msd(
         ignore=ignore,
         classes=parse_classes(classes) if isinstance(classes, str) else classes,
         region=None if region is None else str(region),
+        voxel_size_um=voxel_size_um,
         patch=parse_index(patch, "patch") if isinstance(patch, str) else patch,
         normalize=normalize,
         minutes=minutes,
@@ -175,7 +179,7 @@ def _train(
 ) -> TrainingResult:
     """The training itself: begin or go on, take steps until the budget is spent, judge and save in between."""
     wanted = options.patch or default_patch(options.ndim)
-    identity = {**options.as_json(), "volumes": [_about(example) for example in examples]}
+    identity = {**options.as_json(), "volumes": [example.as_json() for example in examples]}
     known = saved_depth(out, identity)
     state = begin(examples, options, known or choose_depth(examples, options, wanted, device), device)
     if known:
@@ -386,16 +390,3 @@ def _card(state: State, examples: Sequence[Example], options: Options, identity:
         voxel_size=examples[0].volume.voxel_size_um,
         training=training,
     )
-
-
-def _about(example: Example) -> dict[str, Any]:
-    volume = example.volume
-    return {
-        "path": volume.path,
-        "shape": list(volume.shape),
-        "voxel_size_um": volume.voxel_size_um and list(volume.voxel_size_um),
-        "fingerprint": volume.fingerprint(),
-        "truth": example.truth_path,
-        "mean": list(example.statistics.mean),
-        "std": list(example.statistics.std),
-    }

@@ -34,6 +34,7 @@ class Options:
     ignore: int | None = None
     classes: Classes | None = None
     region: str | None = None
+    voxel_size_um: tuple[float, float, float] | None = None
     patch: Index | None = None
     normalize: str = "volume"
     minutes: float | None = None
@@ -83,7 +84,8 @@ class Options:
         values = asdict(self)
         if self.classes is not None:
             values["classes"] = {name: [list(r) for r in ranges] for name, ranges in self.classes.items()}
-        return {**values, "patch": self.patch and list(self.patch)}
+        sizes = {name: values[name] and list(values[name]) for name in ("patch", "voxel_size_um")}
+        return {**values, **sizes}
 
 
 def check_name(out: str | Path) -> Path:

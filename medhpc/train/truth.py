@@ -184,7 +184,7 @@ def _points(path: str, positions: NDArray[np.float64], volume: Volume, options: 
     if volume.voxel_size_um is None:
         raise BadTruth(
             f"{volume.path} has no voxel size, so a radius in micrometres cannot be drawn; "
-            "set it with medhpc convert --voxel-size Z,Y,X --unit um"
+            "give --voxel-size Z,Y,X in um, or set it with medhpc convert --voxel-size Z,Y,X --unit um"
         )
     outside = ((positions < -1) | (positions > np.array(volume.shape))).any(1)
     if outside.any():
