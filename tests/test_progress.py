@@ -3,6 +3,8 @@
 import os
 import pty
 import re
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -233,10 +235,10 @@ def test_the_ledger_is_read_on_and_slurm_is_left_in_peace(run, slurm, monkeypatc
 # --- the command ---------------------------------------------------------------------------------
 
 
-def typed(capsys, *words: str) -> str:
+def typed(capsys, *words: str, code: int = 0) -> str:
     with pytest.raises(SystemExit) as end:
         main(words)
-    assert end.value.code == 0
+    assert end.value.code == code
     return capsys.readouterr().out
 
 
@@ -276,6 +278,29 @@ def test_watching_without_a_terminal_is_a_line_a_change(run, slurm, capsys, monk
     assert len(lines) <= 4
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_a_signal_ends_the_watching_and_the_cursor_is_back(run, number, code):
+    watching, inside = on_a_terminal(run)
+    seen = read_until(inside, b"Ctrl-C")
+    assert seen.count(b"\x1b[?25l") == 1  # hides it
+    watching.send_signal(number)
+    seen += read_to_the_end(inside)
+    assert watching.wait(120) == code and seen.rstrip().endswith(b"\x1b[?25h")
+
+
+def test_what_a_process_of_this_machine_did_before_it_ended_is_no_sign_of_life(run):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    newest = record(run, 1, digest="d", time=time.time(), interval=2.0, host="here").line
+    (run.ledger.folder / f"{socket.gethostname()}-{gone.pid}-1-abcdef.jsonl").write_bytes(newest)
+    found = look(run.folder)
+    assert not found.at_work and found.phase == "stopped" and found.eta_seconds is None
+    assert found.status.recorded_at > 0 == found.status.seen_at
+    (run.ledger.folder / f"not-{socket.gethostname()}-{gone.pid}-1-abcdef.jsonl").write_bytes(newest)
+    assert look(run.folder).phase == "running"  # on another machine, of which nothing is known
+    assert look(run.folder).status.seen_at == found.status.recorded_at
+
+
 @pytest.mark.parametrize("other", ["--json", "--verify"])
 def test_watching_goes_with_no_other_option(run, other, capsys):
     with pytest.raises(SystemExit) as end:
@@ -284,8 +309,19 @@ def test_watching_goes_with_no_other_option(run, other, capsys):
 
 
 def test_on_a_terminal_it_redraws_until_the_run_is_complete(run):
-    """In a process with a terminal of its own."""
     commit(run, *range(7))
+    watching, inside = on_a_terminal(run)
+    seen = read_until(inside, b"Ctrl-C")
+    commit(run, 7)
+    seen += read_to_the_end(inside)
+    assert watching.wait(120) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert "7 (88 %)" in text and "8 (100 %)" in text
+    assert "\x1b[32m" in seen.decode()
+
+
+def on_a_terminal(run: Run) -> tuple[subprocess.Popen, int]:
+    """A watch in a process with a terminal of its own, and where to read what it shows."""
     inside, outside = pty.openpty()
     code = "from medhpc.cli import main, watch; watch.EVERY = 0.05; main()"
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "30"}
@@ -297,20 +333,25 @@ def test_on_a_terminal_it_redraws_until_the_run_is_complete(run):
         env=environment,
     )
     os.close(outside)
+    return watching, inside
+
+
+def read_until(inside: int, words: bytes) -> bytes:
     seen = b""
-    while b"Ctrl-C" not in seen:
+    while words not in seen:
         seen += os.read(inside, 4096)
-    commit(run, 7)
+    return seen
+
+
+def read_to_the_end(inside: int) -> bytes:
+    seen = b""
     try:
         while part := os.read(inside, 4096):
             seen += part
     except OSError:  # how a terminal says that nobody is left
         pass
     os.close(inside)
-    assert watching.wait(30) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert "7 (88 %)" in text and "8 (100 %)" in text
-    assert "\x1b[32m" in seen.decode()
+    return seen
 
 
 def test_status_needs_no_torch(run):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from test_run import new_run
 from medhpc.cli import status_run, watch
 from medhpc.cli.main import run_here
 from medhpc.errors import NotARun, SlurmDown
-from medhpc.jobs import cancel, cancellation, dispatch, live, local
+from medhpc.jobs import cancel, cancellation, dispatch, live, local, why
 from medhpc.jobs import watch as looking
 from medhpc.jobs.chain import Step, Target
 from medhpc.jobs.packing import Resources
@@ -151,11 +153,110 @@ def test_what_is_still_to_be_planned_says_so(folder, queue, capsys):
 
 def test_a_plan_that_failed_names_its_log(folder, queue, capsys):
     chain = submitted(folder, "a", "b")
-    chain.log("plan", "10_1").write_text("no such volume")
+    chain.log("plan", "10_1").write_text("strange\n")
     queue()
     out = typed(capsys, "status", str(folder / "b.run"))
-    assert "not planned: no job is left" in out and "log/plan-10_1.log, then" in out
+    assert "state  planning failed\n" in out and "log/plan-10_1.log, then" in out
     assert "log/plan-10_1.log, then the same medhpc submit" in typed(capsys, "status", str(folder))
+
+
+def test_each_volume_that_cannot_be_planned_says_why(folder, queue, capsys):
+    chain = submitted(folder, "a", "b", "c")
+    for index, name in ((0, "a"), (2, "c")):
+        chain.log("plan", f"10_{index}").write_text(f"medhpc: note: hm\nmedhpc: error: {name}.vol: cut short\n")
+    commit(new_run(folder / "b.run"), 0)
+    queue(job(chain, "infer-0", "RUNNING", indices=(0,)), job(chain, "stitch", indices=(0, 1, 2)))
+    out = typed(capsys, "status", str(folder))
+    assert "1 running" in out and "2 planning failed" in out
+    assert "a.run: planning failed: a.vol: cut short\n" in out and "c.run: planning failed: c.vol: cut short\n" in out
+    queue()
+    *told, last = watched(capsys, folder, code=1)
+    assert "c.run: planning failed: c.vol: cut short" in told and "; next: mend what failed, then the same" in last
+    assert "why    a.vol: cut short\n       log my results/jobs" in typed(capsys, "status", str(folder / "a.run"))
+    told = json.loads(typed(capsys, "status", str(folder), "--json"))
+    assert [row["why"] and row["why"]["error"] for row in told["runs"]] == [
+        "a.vol: cut short",
+        None,
+        "c.vol: cut short",
+    ]
+
+
+def test_tasks_that_end_before_their_first_tile_say_why(folder, queue, capsys):
+    run = new_run(folder / "a.run")
+    chain = submitted(run.folder)
+    chain.log("infer-0", "11_0").write_text("medhpc: error: old\n")
+    chain.log("repair-1", "12_1").write_text("x" * 10**5 + "\nmedhpc: error: brain.tif: cut short; copy it again\n")
+    chain.log("stitch", "13").write_text("medhpc: error: 8 of 8 tiles are missing\n")
+    os.utime(chain.log("infer-0", "11_0"), (1e9, 1e9))
+    queue(job(chain, "stitch"))
+    assert look(run.folder).why is None  # not over yet
+    queue()
+    out, log = (
+        typed(capsys, "status", str(run.folder)),
+        "my results/a.run/jobs/20261121T165501-abcd/log/repair-1-12_1.log",
+    )
+    assert f"why      brain.tif: cut short; copy it again\n         log {log}\n" in out
+    assert re.search(r"next +mend that, then:\n +medhpc submit ", out)
+    assert f"; brain.tif: cut short; copy it again (log {log}); next: mend" in watched(capsys, run.folder, code=1)[-1]
+    assert json.loads(typed(capsys, "status", str(run.folder), "--json"))["why"]["error"].startswith("brain.tif")
+    commit(run, *range(8))
+    assert look(run.folder).why is None  # all is done since then
+    os.utime(chain.log("stitch", "13"), (time.time() + 1, time.time() + 1))
+    assert "why     8 of 8" in typed(capsys, "status", str(run.folder))  # it is stitch that failed
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("slurmstepd: error: Detected 1 oom_kill event\n", "slurmstepd: error: Detected 1 oom_kill event"),
+        ("a\nmedhpc: error: x\nslurmstepd: error: y\n", "x"),
+        ("Traceback (most recent call last):\n  File\nImportError: no torch\n", "ImportError: no torch"),
+        ("line 9: medhpc: command not found\n", "line 9: medhpc: command not found"),
+        ("3 of 3 tiles computed\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_error_in_a_log(tmp_path, text, error):
+    (tmp_path / "log").write_text(text)
+    assert why._error_in(str(tmp_path / "log")) == error
+
+
+def test_an_error_that_names_another_volume_is_not_ours(folder, queue):
+    chain = submitted(folder, "a", "b")
+    new_run(folder / "a.run"), new_run(folder / "b.run")
+    chain.log("infer-0", "11_0").write_text(f"medhpc: error: {folder / 'b.vol'}: cut short\n")
+    queue()
+    assert look(folder / "a.run").why is None and look(folder / "b.run").why.error.endswith("cut short")
+
+
+def test_of_thousands_of_logs_few_are_read(folder, queue, monkeypatch):
+    run, read = new_run(folder / "a.run"), []
+    chain = submitted(run.folder)
+    for index in range(200):
+        chain.log("infer-0", f"11_{index}").touch()
+    monkeypatch.setattr(why, "_error_in", lambda log: read.append(log) or "")
+    queue()
+    assert look(run.folder).why is None and len(read) == why.MOST_LOGS
+
+
+def test_after_cancel_nobody_waits(folder, queue, capsys):
+    run = new_run(folder / "a.run")
+    chain = submitted(run.folder)
+    run.ledger.append(record(run, 3, digest="d", time=time.time() + 1, job="11_0"))
+    queue(job(chain, "infer-0", "COMPLETING", indices=(0,)))
+    assert look(run.folder).phase == Phase.RUNNING
+    replace(chain, cancelled="2026-11-21T17:00:00Z").saved()
+    out = typed(capsys, "status", str(run.folder))
+    assert "state    cancelled: no job is left\n" in out and "\nnext  medhpc submit" in out
+
+
+def test_a_folder_says_which_runs_are_in_it(folder, capsys):
+    new_run(folder / "a.run"), new_run(folder / "b.run")
+    with pytest.raises(NotARun, match=r"is no run, it holds 2: a\.run, b\.run; name one of them"):
+        Run(folder)
+    submitted(folder, "c")
+    with pytest.raises(NotARun, match=r"was submitted, but its planning failed .* medhpc status '.*/c\.run'"):
+        Run(folder / "c.run")
 
 
 def test_what_is_neither_run_nor_folder_of_runs_is_refused(folder, queue):
@@ -335,8 +436,8 @@ def test_a_page_tells_all_that_a_screen_leaves_out(folder):
     assert text.count(" x Error") == 4 and "hosts" in text and "memory" in text
 
 
-def watched(capsys, place: Path) -> list[str]:
-    return typed(capsys, "status", str(place), "--watch").splitlines()
+def watched(capsys, place: Path, code: int = 0) -> list[str]:
+    return typed(capsys, "status", str(place), "--watch", code=code).splitlines()
 
 
 def test_a_watch_ends_with_the_result(folder, queue, capsys):
@@ -355,7 +456,7 @@ def test_a_watch_ends_where_no_job_is_left(folder, queue, capsys):
     queue()
     for number in range(5):
         run.ledger.append(record(run, number, digest="d", time=time.time(), job="11_0"))
-    assert watched(capsys, run.folder)[-1] == (
+    assert watched(capsys, run.folder, code=1)[-1] == (
         "stopped: no job is left; 3 tiles missing; next: medhpc submit 'my results/a.run' --out 'my results/a.tif'"
     )
 
@@ -398,7 +499,8 @@ def test_a_folder_is_watched_until_all_of_it_is_ready(folder, queue, capsys):
     assert lines[0].endswith("2 volumes: 2 ready; 16 tiles done") and lines[1:] == ["complete: 2 results in my results"]
     shutil.rmtree(folder / "b.run" / "ledger")
     (folder / "b.run" / "ledger").mkdir()
-    assert watched(capsys, folder)[-1].startswith("ended: 2 volumes: 1 ready, 1 stopped; next: the same medhpc submit")
+    last = watched(capsys, folder, code=1)[-1]
+    assert last.startswith("ended: 2 volumes: 1 ready, 1 stopped; next: the same medhpc submit")
 
 
 def test_when_something_was_stitched_slurm_is_asked_anew(folder, queue, monkeypatch):
@@ -417,6 +519,41 @@ def test_when_something_was_stitched_slurm_is_asked_anew(folder, queue, monkeypa
     (folder / "a.tif").touch()
     run.add_result(folder / "a.tif")
     assert watching.look().phase == Phase.READY
+
+
+def test_clean_takes_a_folder_of_several_volumes(folder, capsys):
+    submitted(folder, "a", "b", "c")
+    for name in "ab":
+        commit(new_run(folder / f"{name}.run"), *range(8))
+    (folder / "a.tif").touch()
+    Run(folder / "a.run").add_result(folder / "a.tif")
+    lines = typed(capsys, "clean", str(folder)).splitlines()
+    assert lines[0].endswith("freed in my results/a.run") and not lines[0].startswith("0 ")
+    assert lines[1:] == [
+        "my results/b.run is left as it is: it has no result yet",
+        "my results/c.run is left as it is: it has no plan",
+    ]
+    assert status(folder / "a.run").cleaned and not status(folder / "b.run").cleaned
+
+
+def test_a_plan_and_the_last_tile_are_news_too(folder, queue, monkeypatch, capsys):
+    chain = submitted(folder, "a")
+    queue(job(chain, "plan", "RUNNING"))
+    monkeypatch.setattr(live, "FRESH", 30.0)
+    monkeypatch.setattr(looking, "PATIENCE", 30.0)
+    asked = []
+    monkeypatch.setattr(live, "my_jobs", lambda: asked.append(1) or [job(chain, "plan", "RUNNING")])
+    watching = Watch(folder / "a.run")
+    assert watching.look() and watching.look().phase == Phase.PLANNING and len(asked) == 1
+    time.sleep(0.02)
+    run = new_run(folder / "a.run")
+    watching.look(), watching.look()
+    assert len(asked) == 2
+    time.sleep(0.02)
+    commit(run, *range(8))
+    assert "all tiles done" in typed(capsys, "status", str(run.folder))  # another process, which finds the kept answer
+    assert len(asked) == 3
+    assert watching.look().status.complete and len(asked) == 3
 
 
 def test_states_are_drawn_for_every_tile(folder):

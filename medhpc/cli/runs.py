@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +11,9 @@ from medhpc.cli import early, options, run_options, show, workers
 from medhpc.cli.infer import inferred
 from medhpc.cli.plan import print_plan
 from medhpc.cli.status_words import on_login_node
+from medhpc.errors import NoResult, NotARun
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from medhpc.run import Plan
     from medhpc.stitch import StitchResult
 
@@ -124,17 +124,36 @@ def run(volume: str, out: str, as_json: bool, **settings: Any) -> None:
 
 
 @click.command(short_help="Remove what a finished run no longer needs.")
-@click.argument("run")
+@click.argument("run", metavar="RUN | DIR")
 @click.option("--force", is_flag=True, help="Also where no result has been stitched.")
 def clean(run: str, force: bool) -> None:
     """Remove from RUN what its result no longer needs: stored tiles, copies, scratch. The plan and the ledger stay.
+
+    Of DIR, the --out-dir of several volumes, from each run that has its result; the others are left as they are.
 
     \b
       medhpc clean brain.run
     """
     from medhpc import run as runs
+    from medhpc.jobs.watch import runs_of
 
-    click.echo(f"{show.size(runs.clean(run, force=force))} freed in {run}")
+    found = runs_of(run)
+    if found == [Path(run)]:
+        click.echo(f"{show.size(runs.clean(run, force=force))} freed in {run}")
+        return
+    for each in found:
+        click.echo(_cleaned(each, force))
+
+
+def _cleaned(run: Path, force: bool) -> str:
+    """Clean one of several runs, and tell what became of it."""
+    from medhpc import run as runs
+
+    try:
+        return f"{show.size(runs.clean(run, force=force))} freed in {show.path(str(run))}"
+    except (NoResult, NotARun) as error:
+        kept = "it has no result yet" if isinstance(error, NoResult) else "it has no plan"
+        return f"{show.path(str(run))} is left as it is: {kept}"
 
 
 def _stitched(result: StitchResult) -> dict[str, str]:

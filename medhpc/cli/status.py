@@ -25,7 +25,7 @@ MOST_ROWS = 24  # lines of the map, where it is not drawn again and again
 def status(run: str, verify: bool, watching: bool, as_json: bool) -> None:
     """Say how far RUN is: a map of its tiles, the rate, what failed and why, its jobs, and when it will be ready.
 
-    Of DIR, the --out-dir of several volumes, a row for each.
+    Of DIR, the --out-dir of several volumes, a row for each. With --watch, the exit code is 1 where something failed.
 
     \b
       medhpc status brain.run --verify
@@ -36,8 +36,7 @@ def status(run: str, verify: bool, watching: bool, as_json: bool) -> None:
     from medhpc.jobs import watch as looking
 
     if watching:
-        watch.watch(looking.Watch(run), colour=_in_colour())
-        return
+        sys.exit(watch.watch(looking.Watch(run), colour=_in_colour()))
     with show.bar("verify", "tiles") as bar:
         found = looking.look(run, verify=verify, report=bar)
     if as_json:

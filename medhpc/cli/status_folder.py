@@ -17,14 +17,14 @@ MOST_JOBS = 12
 def page(found: Overview) -> list[str]:
     """All that is printed, as lines."""
     below = status_words.jobs_table(found.live, MOST_JOBS) | status_words.next_lines(found)
-    return [*_top(found), "", *_table(found.runs), "", *show.aligned(below)]
+    return [*_top(found), "", *_table(found.runs), "", *reasons(found), *show.aligned(below)]
 
 
 def screen(found: Overview, height: int) -> list[str]:
     """What is seen while it is watched: `height` lines at most; where room is short, what is ready is left out."""
     top = _top(found)
     for most in (MOST_JOBS, 4, 0):
-        jobs = show.aligned(status_words.jobs_table(found.live, most))
+        jobs = [*reasons(found)[: 2 * most], *show.aligned(status_words.jobs_table(found.live, most))]
         room = height - len(top) - len(jobs) - 3
         if room >= min(8, len(found.runs)):
             break
@@ -35,6 +35,16 @@ def counts(found: Overview) -> str:
     """How many runs are in which phase, in one line."""
     phases = Counter(str(run.phase) for run in found.runs)
     return f"{show.count(len(found.runs), 'volume')}: " + ", ".join(f"{count} {name}" for name, count in phases.items())
+
+
+def reasons(found: Overview) -> list[str]:
+    """Why nothing came of runs, where it is known: what failed, and the log that says it."""
+    return [line for run in found.runs if run.why for line in _reason(run)]
+
+
+def _reason(run: Progress | Unplanned) -> list[str]:
+    assert run.why
+    return [f"{Path(run.run).name}: {run.phase}: {run.why.error}", f"  log {show.path(run.why.log)}"]
 
 
 def _top(found: Overview) -> list[str]:

@@ -63,7 +63,7 @@ def page_of_unplanned(found: Unplanned) -> list[str]:
 
 def screen_of_unplanned(found: Unplanned) -> list[str]:
     """What is seen of it while it is watched."""
-    facts = {"run": show.path(found.run), "state": status_words.state(found)}
+    facts = {"run": show.path(found.run), "state": status_words.state(found)} | _why(found)
     return show.aligned(facts | status_words.jobs_table(found.live, FULL.jobs))
 
 
@@ -77,7 +77,7 @@ def _map(found: Progress, width: int, height: int, colour: bool) -> list[str]:
 
 def _facts(found: Progress, detail: Detail) -> dict[str, str]:
     status = found.status
-    facts = {"run": show.path(status.run), "state": status_words.state(found)}
+    facts = {"run": show.path(status.run), "state": status_words.state(found)} | _why(found)
     facts |= {"tiles": status_words.counts(found)} if detail.brief else _tiles(found)
     if status.failed and detail.kinds:
         facts["failed"] = _failed(status, detail)
@@ -86,6 +86,11 @@ def _facts(found: Progress, detail: Detail) -> dict[str, str]:
         rows = [_host(host) for host in status.hosts[: detail.hosts]]
         facts["hosts"] = f"{len(status.hosts):,}, slowest first\n{show.table(rows)}"
     return facts | _result(status) | status_words.jobs_table(found.live, detail.jobs)
+
+
+def _why(found: Progress | Unplanned) -> dict[str, str]:
+    """Why nothing came of its jobs."""
+    return {"why": why} if (why := status_words.why(found)) else {}
 
 
 def _cleaned(status: Status) -> dict[str, str]:

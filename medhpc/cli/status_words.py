@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from medhpc.jobs.progress import Overview, Progress, Unplanned, View
 
 
+OLD = 10.0  # seconds from which on an answer of SLURM tells its age
+
+
 @dataclass(frozen=True, kw_only=True)
 class Advice:
     """What to do next."""
@@ -31,7 +34,7 @@ class Advice:
 
 def state(found: Progress | Unplanned) -> str:
     """Where a run is on its way, in one line."""
-    from medhpc.jobs.progress import Phase
+    from medhpc.jobs.progress import Phase, Progress
 
     jobs, phase = found.live.jobs, found.phase
     if phase in (Phase.TO_PLAN, Phase.PLANNING):
@@ -40,8 +43,12 @@ def state(found: Progress | Unplanned) -> str:
         return f"all tiles done; {_job(jobs, 'stitch')}"
     if phase == Phase.WAITING:
         return f"waiting: {_waits(jobs[0], jobs)}"
+    if isinstance(found, Progress) and phase == Phase.RUNNING and not any(job.running for job in jobs):
+        return f"running: a tile was recorded {show.duration(time.time() - found.status.seen_at)} ago"
     if phase == Phase.NO_PLAN:
         return "not planned: no job is left that plans it"
+    if phase == Phase.CANCELLED:
+        return "cancelled: no job is left"
     if phase == Phase.UNKNOWN:
         return "unknown: SLURM does not say whether there are jobs"
     if phase == Phase.STOPPED:
@@ -49,6 +56,11 @@ def state(found: Progress | Unplanned) -> str:
     if phase == Phase.NOT_BEGUN:
         return "not begun: no job, and no tile so far"
     return str(phase)
+
+
+def why(found: Progress | Unplanned) -> str:
+    """Why nothing came of its jobs, and where it is told; "" where that is not known, or in the ledger."""
+    return f"{found.why.error}\nlog {show.path(found.why.log)}" if found.why else ""
 
 
 def _job(jobs: Sequence[LiveJob], kind: str) -> str:
@@ -95,8 +107,10 @@ def advice(found: View) -> list[Advice]:
         return _advice_on_run(found)
     if isinstance(found, Overview):
         return [Advice(words=_again(found))]
-    look = f"look into {show.path(found.log)}, then " if found.log else ""
-    return [Advice(words=f"{look}give the medhpc submit command of its volume again")]
+    again = "give the medhpc submit command of its volume again"
+    if found.why:
+        return [Advice(words=f"mend that, then {again}")]
+    return [Advice(words=f"look into {show.path(found.log)}, then {again}" if found.log else again)]
 
 
 def _advice_on_run(found: Progress) -> list[Advice]:
@@ -109,7 +123,7 @@ def _advice_on_run(found: Progress) -> list[Advice]:
         return [Advice(words="nothing; to remove its tiles:", command=f"medhpc clean {run}")]
     submitted = _submitted(found.run)
     if submitted:
-        return [Advice(command=submitted)]
+        return [Advice(words="mend that, then:" if found.why else "", command=submitted)]
     if found.status.complete:
         return [Advice(command=f"medhpc stitch {run} OUT")]
     here = f"medhpc infer {run}"
@@ -125,6 +139,8 @@ def _again(found: Overview) -> str:
     if not left:
         return "nothing: all results are there"
     again = f"the same medhpc submit ... --out-dir {show.word(found.folder)} again: it does what is missing"
+    if any(run.why for run in left):
+        return f"mend what failed, then {again}"
     logs = [run.log for run in left if not isinstance(run, Progress) and run.log]
     failed = [run.run for run in left if isinstance(run, Progress) and run.status.failed]
     if logs:
@@ -166,7 +182,8 @@ def jobs_table(live: Live, most: int) -> dict[str, str]:
     jobs = sorted(live.jobs, key=lambda job: not job.running)
     if not jobs:
         return {}
-    lines = [f"{_counted(jobs)}, as SLURM said {show.duration(max(0.1, time.time() - live.asked_at))} ago"]
+    age = time.time() - live.asked_at
+    lines = [_counted(jobs) + (f", as SLURM said {show.duration(age)} ago" if age >= OLD else "")]
     if most:
         lines.append(show.table([_row(job) for job in jobs[:most]]))
     if most and len(jobs) > most:

@@ -96,6 +96,7 @@ class Live:
     running_tiles: NDArray[np.bool_]  # in the share of a task that runs
     waiting_tiles: NDArray[np.bool_]  # in the share of a task that waits
     asked_at: float
+    cancelled: bool = False  # by `medhpc cancel`, and not submitted again
 
 
 # --- the question --------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def live_of(place: Path, run: Run | None, chains: Sequence[Submission], queue: Q
         Those that have to do with it.
     queue : Queue
     """
-    ours = among(queue.jobs, chains, {run.id} if run else ())
+    ours = [each for each in among(queue.jobs, chains, {run.id} if run else ()) if not _is_being_cancelled(each)]
     found = sorted((each for each in ours if each.concerns(str(place.resolve()))), key=lambda each: each.order)
     running, waiting = _tiles(run, found) if run else (np.zeros(0, bool), np.zeros(0, bool))
     return Live(
@@ -192,7 +193,13 @@ def live_of(place: Path, run: Run | None, chains: Sequence[Submission], queue: Q
         running_tiles=running,
         waiting_tiles=waiting,
         asked_at=queue.asked_at,
+        cancelled=bool(chains) and bool(chains[-1].cancelled),
     )
+
+
+def _is_being_cancelled(found: Found) -> bool:
+    """Whether nothing comes of it any more: its processes are being ended."""
+    return found.job.state == "COMPLETING" and found.chain is not None and bool(found.chain.cancelled)
 
 
 def _live_job(found: Found) -> LiveJob:

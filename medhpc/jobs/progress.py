@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhpc.jobs.live import Live
+from medhpc.jobs.why import Why
 from medhpc.run import Status
 from medhpc.run.folder import ranges
 
@@ -32,10 +33,12 @@ class Phase(StrEnum):
     TO_PLAN = "to be planned"
     PLANNING = "being planned"
     NO_PLAN = "not planned"  # and no job is there that will
+    PLAN_FAILED = "planning failed"
     NOT_BEGUN = "not begun"
     WAITING = "waiting"
     RUNNING = "running"
     STOPPED = "stopped"  # tiles are missing, and nobody is seen at work
+    CANCELLED = "cancelled"  # the same, by `medhpc cancel`
     UNKNOWN = "unknown"  # something is missing, and SLURM does not say whether there are jobs
     TO_STITCH = "to be stitched"
     STITCHING = "being stitched"
@@ -63,6 +66,7 @@ class Progress:
     states: NDArray[np.uint8]  # TileState of every tile, (z, y, x) of the tile grid
     submitted: frozenset[str]  # ids of the jobs that were ever submitted to SLURM for it
     looked_at: float  # seconds since 1970
+    why: Why | None = None  # what the logs of its jobs say, where nobody is at work and the ledger does not tell
 
     @property
     def run(self) -> str:
@@ -86,11 +90,12 @@ class Progress:
     def is_recent(self) -> bool:
         """Whether tiles are missing, and one was recorded lately, by a job that was not submitted or may still run."""
         status, live = self.status, self.live
-        is_submitted = status.recorded_in.partition("_")[0] in self.submitted
-        if status.done == status.total or (is_submitted and live.known and status.recorded_at < live.asked_at):
+        is_submitted = status.seen_in.partition("_")[0] in self.submitted
+        has_ended = live.known and (live.cancelled or status.seen_at < live.asked_at)
+        if status.done == status.total or (is_submitted and has_ended):
             return False
         slowest = max((host.seconds for host in status.hosts), default=0.0)
-        return self.looked_at - status.recorded_at < max(LATELY, 3 * slowest)
+        return self.looked_at - status.seen_at < max(LATELY, 3 * slowest)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -112,7 +117,9 @@ class Progress:
             return Phase.WAITING
         if self.live.note:
             return Phase.UNKNOWN
-        return Phase.STOPPED if self.submitted or status.recorded_at else Phase.NOT_BEGUN
+        if self.live.cancelled:
+            return Phase.CANCELLED
+        return Phase.STOPPED if self.submitted or status.recorded_at or self.why else Phase.NOT_BEGUN
 
     @property
     def _phase_of_stitch(self) -> Phase:
@@ -130,7 +137,7 @@ class Progress:
             for state in (TileState.RUNNING, TileState.WAITING, TileState.FAILED)
         }
         told = {"planned": True, "phase": self.phase, "eta_seconds": self.eta_seconds, "live": _told(self.live)}
-        return self.status.as_dict() | states | told
+        return self.status.as_dict() | states | told | {"why": self.why and vars(self.why)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +147,7 @@ class Unplanned:
     run: str
     live: Live
     log: str  # of the job that was to plan it; "" where there is none
+    why: Why | None = None  # what that log says
 
     @property
     def at_work(self) -> bool:
@@ -152,11 +160,16 @@ class Unplanned:
         planning = [job.running for job in self.live.jobs if job.kind == "plan"]
         if planning:
             return Phase.PLANNING if any(planning) else Phase.TO_PLAN
-        return Phase.UNKNOWN if self.live.note else Phase.NO_PLAN
+        if self.live.note:
+            return Phase.UNKNOWN
+        if self.live.cancelled:
+            return Phase.CANCELLED
+        return Phase.PLAN_FAILED if self.log else Phase.NO_PLAN
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {"run": self.run, "planned": False, "phase": self.phase, "log": self.log, "live": _told(self.live)}
+        known = {"run": self.run, "planned": False, "phase": self.phase, "log": self.log}
+        return known | {"why": self.why and vars(self.why), "live": _told(self.live)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +201,15 @@ class Overview:
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {"folder": self.folder, "runs": [run.as_dict() for run in self.runs], "live": _told(self.live)}
+
+
+def failed(found: View) -> bool:
+    """Whether it ended without a result, of which somebody was to take care: a script must not go on."""
+    if isinstance(found, Overview):
+        return any(map(failed, found.runs))
+    if found.phase == Phase.COMPUTED:
+        return isinstance(found, Progress) and bool(found.submitted)
+    return found.phase in (Phase.STOPPED, Phase.CANCELLED, Phase.NO_PLAN, Phase.PLAN_FAILED)
 
 
 View: TypeAlias = Progress | Unplanned | Overview

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from medhpc.errors import NotARun
 from medhpc.jobs.live import Live, Queue, ask, forget, live_of
 from medhpc.jobs.progress import Overview, Progress, Unplanned, View, tile_states
 from medhpc.jobs.submission import Submission, of_run, submissions, submissions_in
+from medhpc.jobs.why import why_failed
 from medhpc.run import Run
 from medhpc.run.state import status_of
 from medhpc.run.tally import Tally
@@ -80,6 +82,8 @@ class Watch:
 
     def look(self, *, verify: bool = False, report: Report | None = None) -> View:
         """How far they are now; parameters as for :func:`medhpc.jobs.watch.look`."""
+        for run in self._runs:
+            run.read()
         queue = self._ask()
         found = tuple(run.look(self._chains, queue, verify, report) for run in self._runs)
         if [self.place] == [run.folder for run in self._runs]:
@@ -101,10 +105,8 @@ class Watch:
         return self._queue
 
     def _has_news(self, queue: Queue) -> bool:
-        """Whether something was stitched since SLURM was asked: its job is about to end, if it has not yet."""
-        results = [run.folder / "results.json" for run in self._runs]
-        stitched = [file.stat().st_mtime for file in results if file.exists()]
-        return any(queue.asked_at < when <= time.time() for when in stitched)
+        """Whether a step has ended since SLURM was asked: its job is about to end, if it has not yet."""
+        return any(queue.asked_at < when <= time.time() for run in self._runs for when in run.turns())
 
 
 class _RunWatch:
@@ -115,29 +117,51 @@ class _RunWatch:
         self._planned: tuple[Run, Tally] | None = None
         self._live: tuple[Queue, Live] | None = None
 
+    def turns(self) -> list[float]:
+        """When it was planned, when its last tile was stored, and when its result was, as far as they are."""
+        files = [self.folder / name for name in ("plan.json", "results.json")]
+        ended = [file.stat().st_mtime for file in files if file.exists()]
+        if self._planned and (tally := self._planned[1]).done.all():
+            ended.append(float(tally.committed.max()))
+        return ended
+
+    def read(self) -> None:
+        """Read what is new in its folder."""
+        if self._planned is None and (self.folder / "plan.json").exists():
+            run = Run(self.folder)
+            self._planned, self._live = (run, Tally(run)), None
+        if self._planned:
+            self._planned[1].update()
+
     def look(
         self, chains: Sequence[Submission], queue: Queue, verify: bool, report: Report | None
     ) -> Progress | Unplanned:
         ours = of_run(self.folder.resolve(), chains)
-        if self._planned is None and (self.folder / "plan.json").exists():
-            run = Run(self.folder)
-            self._planned, self._live = (run, Tally(run)), None
         if self._live is None or self._live[0] is not queue:
             self._live = queue, live_of(self.folder, self._planned and self._planned[0], ours, queue)
         live = self._live[1]
         if self._planned is None:
-            return Unplanned(run=str(self.folder), live=live, log=_log_of_planning(self.folder, ours))
+            log, why = _log_of_planning(self.folder, ours), why_failed(self.folder.resolve(), ours, "plan")
+            return Unplanned(run=str(self.folder), live=live, log=log, why=why)
         run, tally = self._planned
         # The ledger last: a tile that gets done between the two questions is done.
         status = status_of(run, tally.update(), verify=verify, progress=report)
         states = tile_states(tally.done, tally.has_failed, live)
-        return Progress(
+        found = Progress(
             status=status,
             live=live,
             states=states.reshape(run.plan.grid.counts),
             submitted=frozenset(job for one in ours if one.cluster == "slurm" for job in one.jobs.values()),
             looked_at=time.time(),
         )
+        if found.at_work or live.cancelled or status.cleaned or status.missing == status.failed > 0:
+            return found
+        place = self.folder.resolve()
+        if status.missing:
+            return replace(found, why=why_failed(place, ours, "infer", "repair"))
+        if status.result:
+            return found
+        return replace(found, why=why_failed(place, ours, "stitch", since=status.recorded_at))
 
 
 def _log_of_planning(folder: Path, chains: Sequence[Submission]) -> str:

@@ -39,6 +39,7 @@ from medhpc.errors import MissingTiles, NoPermission, NotARun, RunNotEmpty, Sour
 from medhpc.geometry import Tile
 from medhpc.run.durable import room_and_rights, sweep_partials, write_durably
 from medhpc.run.ledger import Ledger, Record, this_host, this_job
+from medhpc.run.other_places import why_no_run
 from medhpc.run.plan import Plan, Source
 from medhpc.run.shards import Shards, create_shards
 from medhpc.volume import Volume, open_volume
@@ -73,9 +74,7 @@ class Run:
         except NotADirectoryError:
             raise NotARun(f"{folder} is a file, not a run; give the folder that 'medhpc tile' made") from None
         except FileNotFoundError:
-            raise NotARun(
-                f"{folder} holds no plan; make one with 'medhpc tile VOLUME {folder} --network NET'"
-            ) from None
+            raise NotARun(why_no_run(self.folder)) from None
         except PermissionError as error:
             raise NoPermission(f"{error.filename}: no permission to read it") from error
         self.plan = Plan.from_json(text)

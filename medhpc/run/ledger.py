@@ -65,6 +65,14 @@ def this_host() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def writer_is_gone(file: str) -> bool:
+    """Whether the process that wrote a ledger file of this name is known to have ended: it ran on this machine."""
+    host, process, *_ = file.rsplit("-", 3)
+    if host != socket.gethostname() or not Path("/proc/self").exists():
+        return False
+    return not Path("/proc", process).exists()
+
+
 def this_job() -> str:
     """The SLURM job (and array index) of this process, or ''."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", "")

@@ -61,7 +61,8 @@ class Status:
     result: str | None  # what was stitched from the run last and is still there
     note: str  # what has to be said of the result, as that nothing was found
     recorded_at: float  # when the newest record was written, seconds since 1970; 0 where there is none
-    recorded_in: str  # the job that wrote it; "" outside of jobs
+    seen_at: float  # the same, of the processes that are not known to have ended
+    seen_in: str  # the job that wrote that record; "" outside of jobs
     tiles_per_second: float | None
     eta_seconds: float | None
     stored_bytes: int
@@ -110,6 +111,7 @@ def status_of(
     tally.lost[damaged] = tally.committed[damaged]
     done, failed = tally.done, tally.has_failed
     missing, rate = np.flatnonzero(~done), tally.rate
+    seen_at, seen_in = tally.sign_of_life
     result, note = next((each for each in reversed(run.results().items()) if Path(each[0]).exists()), (None, ""))
     return Status(
         run=str(run.folder),
@@ -126,8 +128,9 @@ def status_of(
         cleaned=not run.has_results,
         result=result,
         note=note,
-        recorded_at=tally.newest[0],
-        recorded_in=tally.newest[1],
+        recorded_at=max(tally.newest.values(), default=(0.0, ""))[0],
+        seen_at=seen_at,
+        seen_in=seen_in,
         tiles_per_second=rate,
         eta_seconds=len(missing) / rate if rate else None,
         stored_bytes=int(tally.stored[done].sum()),

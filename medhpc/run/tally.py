@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhpc.run.folder import Run
-from medhpc.run.ledger import AT_ONCE, parse_lines
+from medhpc.run.ledger import AT_ONCE, parse_lines, writer_is_gone
 
 RECENT = 200  # commits that the rate is taken from
 
@@ -52,8 +52,9 @@ class Tally:
         Index into `hosts`, `jobs`.
     failure : int32
         Index into `failures`, of its last failure.
-    newest : tuple of float and str
-        When the newest record of a tile stored or failed was written, and in which job ("" outside of jobs).
+    newest : dict of str to (float, str)
+        Of each ledger file, when its newest record of a tile stored or failed was written, and in which job ("" outside
+        of jobs).
     """
 
     def __init__(self, run: Run) -> None:
@@ -64,7 +65,7 @@ class Tally:
         self.hosts: dict[str, int] = {}
         self.jobs: dict[str, int] = {}
         self.failures: list[Failure] = []
-        self.newest = (0.0, "")
+        self.newest: dict[str, tuple[float, str]] = {}
         self._failures: dict[str, int] = {}
         self._folder, self._plan = run.ledger.folder, run.ledger.plan
         self._read: dict[str, int] = {}  # bytes of each ledger file
@@ -97,8 +98,9 @@ class Tally:
 
     def update(self) -> Tally:
         """Read what was appended to the ledger since the last call."""
-        for lines in self._new_lines():
+        for file, lines in self._new_lines():
             records = [record for record in parse_lines(lines) if record["plan"] == self._plan]
+            self._enter_newest(file, records)
             self._enter_commits([record for record in records if "digest" in record])
             for record in records:
                 if "error" in record:
@@ -107,7 +109,18 @@ class Tally:
                     self.lost[record["tile"]] = max(self.lost[record["tile"]], record.get("time", 0.0))
         return self
 
-    def _new_lines(self) -> Iterator[list[bytes]]:
+    def _enter_newest(self, file: str, records: list[Fields]) -> None:
+        times = [(each.get("time", 0.0), each.get("job", "")) for each in records if "lost" not in each]
+        if times:
+            self.newest[file] = max(self.newest.get(file, (0.0, "")), max(times))
+
+    @property
+    def sign_of_life(self) -> tuple[float, str]:
+        """The newest of `newest` whose process may still be there; (0, "") where there is none."""
+        latest_first = sorted(self.newest.items(), key=lambda each: each[1], reverse=True)
+        return next((newest for file, newest in latest_first if not writer_is_gone(file)), (0.0, ""))
+
+    def _new_lines(self) -> Iterator[tuple[str, list[bytes]]]:
         for entry in sorted(os.scandir(self._folder), key=lambda entry: entry.name):
             known = self._read.get(entry.name, 0)
             if not entry.name.endswith(".jsonl") or entry.stat().st_size <= known:
@@ -115,7 +128,7 @@ class Tally:
             with Path(entry.path).open("rb") as file:
                 file.seek(known)
                 while lines := file.readlines(AT_ONCE):
-                    yield lines
+                    yield entry.name, lines
                     # A line without an end may still be growing; to enter it again does no harm.
                     whole = lines if lines[-1].endswith(b"\n") else lines[:-1]
                     self._read[entry.name] = known = known + sum(map(len, whole))
@@ -133,17 +146,11 @@ class Tally:
             "host": [self.hosts.setdefault(record.get("host", ""), len(self.hosts)) for record in records],
             "job": [self.jobs.setdefault(record.get("job", ""), len(self.jobs)) for record in records],
         }
-        if records:
-            self._enter_newest(records[int(times.argmax())])
         newest = times >= self.committed[tiles]
         for name, values in columns.items():
             getattr(self, name)[tiles[newest]] = np.asarray(values)[newest]
 
-    def _enter_newest(self, record: Fields) -> None:
-        self.newest = max(self.newest, (record.get("time", 0.0), record.get("job", "")))
-
     def _enter_failure(self, record: Fields) -> None:
-        self._enter_newest(record)
         tile, error, time = record["tile"], record["error"], record.get("time", 0.0)
         if time < self.failed[tile]:
             return
