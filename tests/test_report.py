@@ -25,7 +25,7 @@ from medhpc.jobs.packing import Resources
 from medhpc.jobs.submission import Submission
 from medhpc.report import report
 from medhpc.report.drawings import nice, seams
-from medhpc.report.facts import gather
+from medhpc.report.facts import _name, gather
 from medhpc.report.html import VOID, Html, element, table
 from medhpc.report.page import page
 from medhpc.report.png import data_uri, in_ramp, of_objects
@@ -163,6 +163,13 @@ def test_a_scale_bar_is_a_round_number(length):
     assert f"{nice(length):.1e}"[0] in "125"
 
 
+@pytest.mark.parametrize(
+    ("path", "name"), [("/data/b.tif", "b.tif"), ("/data/b.h5:/t0/raw", "b.h5:/t0/raw"), ("/data/planes", "planes")]
+)
+def test_the_name_of_a_volume_tells_file_and_dataset(path, name):
+    assert _name(path) == name
+
+
 class Page(HTMLParser):
     """Reads a page; fails where tags do not pair up, and keeps addresses, texts and tags."""
 
@@ -221,11 +228,30 @@ def test_a_report_says_all_that_it_should(run, tmp_path):
     plan = run.plan
     for part in (
         *("complete", "20 × 30 × 40", "voxels of 2 × 0.5 × 0.5 µm", "every voxel", "0.912", "Dice", "0.25", "<b>"),
-        *("Maximum projections", "Time of each tile", "Memory of each tile", "Hosts", "Halo", "Provenance", "by hand"),
+        *(
+            "Maximum projections",
+            "Time of each tile",
+            "Memory of each tile",
+            "Hosts",
+            "Halo",
+            "Provenance",
+            "not by submit",
+        ),
         *(plan.digest, plan.network.digest, plan.source.fingerprint["digest"], "torch", "10 × 15 × 20 voxels"),
     ):
         assert part in said, part
     assert text.count('class="seam"') == 2 * 2 * 3  # 2 x 2 x 2 tiles: two lines in each view, of two volumes
+
+
+def test_a_drawing_has_many_units_however_small_the_volume(run):
+    """Letters of less than a unit are drawn as blobs."""
+    text = page(gather(run.folder))
+    (width, height) = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)" class="views', text).groups())
+    bar = re.search(r'<line class="scale" x1="(\S+)" x2="(\S+)"', text).groups()
+    name, size = re.search(r'font-size="(\S+)" class="scale">(\S+) µm<', text).group(2, 1)
+    assert 1000 <= width <= 1050 and float(size) >= 18
+    of_view = (float(bar[1]) - float(bar[0])) / (width - 0.02 * 1000) * (20 * 2.0 + 40 * 0.5)  # z and x, in µm
+    assert of_view == pytest.approx(float(name), rel=1e-3)
 
 
 def test_the_same_facts_make_the_same_page(run):
@@ -329,11 +355,11 @@ def test_use_is_told_round_by_round(tmp_path):
         ended = 2e9 + 10 * number
         record = Record(tile=number, plan=run.ledger.plan, digest="d", time=ended, interval=10.0, cpu=25.0, job=job)
         run.ledger.append(record)
-    first, repair, idle, by_hand = gather(run.folder).uses
+    first, repair, idle, others = gather(run.folder).uses
     assert (first.name, first.jobs, first.tasks, first.tasks_asked, first.tiles) == ("infer", ("100", "101"), 2, 5, 3)
     assert (first.seconds, first.seconds_asked, first.cores, first.cores_asked) == (20.0, 600, 2.5, 4)
     assert (repair.name, repair.tiles, repair.memory_asked) == ("repair 1", 1, 3 * 2**30)
-    assert (by_hand.name, by_hand.tiles, by_hand.memory_asked) == ("by hand", 4, None)
+    assert (others.name, others.tiles, others.memory_asked) == ("not by submit", 4, None)
     said = " ".join(Page(page(gather(run.folder))).texts)
     assert (idle.tasks, idle.tiles) == (0, 0) and "5 GiB asked for" in said and "– of" not in said
     assert "2.5 of 4" in said and "20 s of 10 min" in said and "100, 101" in said

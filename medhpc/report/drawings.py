@@ -15,6 +15,8 @@ from medhpc.report.png import MAGMA, VIRIDIS, data_uri, in_grey, in_ramp, of_obj
 from medhpc.report.projections import Projections
 from medhpc.run import Plan
 
+WIDTH = 1000.0  # of all views, in units of the drawing: browsers draw letters smaller than a unit as blobs
+LEAST_TEXT = 18.0
 GAP = 0.02  # between the three views, of their width
 CLOSEST = 0.008  # seams closer than this, of the width of all views, are not drawn
 MOST_SLABS = 24  # heat maps of z-slabs; of more, neighbours are put together
@@ -31,8 +33,10 @@ def views(picture: Picture, plan: Plan) -> Html:
     """The three projections of a volume as one drawing: from above, and from two sides, with the seams."""
     assert picture.projections is not None
     size = plan.source.voxel_size_um or (1.0, 1.0, 1.0)
-    depth, height, width = (n * s for n, s in zip(plan.source.shape, size, strict=True))
+    lengths = [n * s for n, s in zip(plan.source.shape, size, strict=True)]
     flat = plan.source.shape[0] == 1
+    per_um = WIDTH / (lengths[2] + (0 if flat else lengths[0]))
+    depth, height, width = (length * per_um for length in lengths)
     gap = 0.0 if flat else GAP * (width + depth)
     right, below = (0.0, 0.0) if flat else (depth, depth)
     total = (width + gap + right, height + gap + below)
@@ -42,7 +46,7 @@ def views(picture: Picture, plan: Plan) -> Html:
         boxes.append((0.0, height + gap, width, depth, planes[1], (0, 2)))
         boxes.append((width + gap, 0.0, depth, height, planes[2].transpose(1, 0, 2), (1, 0)))
     drawn = [_view(*box, plan, total[0]) for box in boxes]
-    bar = _scale_bar(plan, width, height)
+    bar = _scale_bar(width, height, per_um) if plan.source.voxel_size_um else None
     return element(
         "svg",
         *drawn,
@@ -98,13 +102,12 @@ def seams(grid: Grid, axis: int) -> list[int]:
     return [start for start, _ in grid.writes_along(axis)[1:]]
 
 
-def _scale_bar(plan: Plan, width: float, height: float) -> Html | None:
-    if plan.source.voxel_size_um is None:
-        return None
-    length = nice(width / 5)
+def _scale_bar(width: float, height: float, per_um: float) -> Html:
+    """About a fifth of the view from above, which is `width` units wide, `per_um` for each µm."""
+    length = nice(width / per_um / 5)
     name = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
-    x, y, text = width * 0.04, height - width * 0.04, width * 0.032
-    ends = {"x1": _n(x), "x2": _n(x + length), "y1": _n(y), "y2": _n(y)}
+    x, y, text = width * 0.04, height - width * 0.04, max(LEAST_TEXT, width * 0.032)
+    ends = {"x1": _n(x), "x2": _n(x + length * per_um), "y1": _n(y), "y2": _n(y)}
     lines = [element("line", class_=class_, **ends) for class_ in ("shadow", "scale")]
     return joined((*lines, element("text", name, x=_n(x), y=_n(y - text / 2), font_size=_n(text), class_="scale")))
 

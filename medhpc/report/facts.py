@@ -92,7 +92,7 @@ def gather(run: str | Path, *, measures: str | Path | None = None, report: Repor
     tally = Tally(opened).update()
     status = status_of(opened, tally)
     return Facts(
-        name=Path(opened.plan.source.path).name,
+        name=_name(opened.plan.source.path),
         run=str(opened.folder.resolve()),
         created=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
         plan=opened.plan,
@@ -106,6 +106,12 @@ def gather(run: str | Path, *, measures: str | Path | None = None, report: Repor
         versions=versions(),
         commit=commit(),
     )
+
+
+def _name(volume: str) -> str:
+    """Of a volume, as ``brain.tif`` or ``brain.h5:/raw``."""
+    file, colon, dataset = volume.partition(":/")
+    return Path(file).name + colon + dataset
 
 
 # --- volumes -------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ from medhpc.jobs.submission import Submission, submissions
 from medhpc.run import Run
 from medhpc.run.tally import Tally, groups
 
+NOT_SUBMITTED = "not by submit"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
     """One round of tasks; None for what was not asked for or not measured. Tasks that stored no tile left no trace."""
 
-    name: str  # as "infer" or "repair 1"; "by hand" for what no submission knows
+    name: str  # as "infer" or "repair 1"; NOT_SUBMITTED for what no submission knows
     jobs: tuple[str, ...]
     tasks: int  # that stored a tile
     tasks_asked: int | None
@@ -34,7 +36,7 @@ class Use:
 
 
 def use_of(run: Run, tally: Tally) -> list[Use]:
-    """Round by round, in the order of their submission; what was started by hand last."""
+    """Round by round, in the order of their submission; what was started without `medhpc submit` last."""
     tiles = np.flatnonzero(tally.committed > 0)
     arrays = np.array([name.partition("_")[0] for name in tally.jobs] or [""])
     array_of_tile = arrays[tally.job[tiles]]
@@ -46,9 +48,9 @@ def use_of(run: Run, tally: Tally) -> list[Use]:
             known |= mine
             uses.append(_use(name, tally, tiles[mine], ids, steps))
     if not known.all():
-        by_hand = array_of_tile[~known]
-        ids = tuple(sorted(set(by_hand.tolist()) - {""}))
-        uses.append(_use("by hand", tally, tiles[~known], ids, ()))
+        others = array_of_tile[~known]
+        ids = tuple(sorted(set(others.tolist()) - {""}))
+        uses.append(_use(NOT_SUBMITTED, tally, tiles[~known], ids, ()))
     return uses
 
 
