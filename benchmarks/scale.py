@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -203,9 +202,11 @@ def count_calls(folder: Path, grid: Index, seconds: float) -> dict[str, Any]:
 def _calls_while_watching(slurm: CountedSlurm, run: Path, seconds: float) -> int:
     before = slurm.calls()
     watch = subprocess.Popen([*MEDHPC, "status", str(run), "--watch"], stdout=subprocess.DEVNULL)
-    time.sleep(seconds)
-    watch.send_signal(signal.SIGINT)
-    watch.wait(30)
+    try:
+        time.sleep(seconds)
+    finally:  # whoever is started with & does not hear SIGINT
+        watch.terminate()
+        watch.wait()
     return of_controller(slurm.calls() - before)
 
 
