@@ -433,3 +433,11 @@ def test_the_rule_is_told_and_poor_networks_come_with_advice(numbers, note):
         assert "note" not in lines
     else:
         assert re.search(note, lines["note"], re.DOTALL)
+
+
+def test_without_a_terminal_one_kind_of_progress_is_printed():
+    """The lines after each judgement; under --json, where there are none, those of the bar."""
+    with training._progress(as_json=False) as progress:
+        assert progress is None
+    with training._progress(as_json=True) as progress:
+        assert progress is not None
