@@ -406,6 +406,10 @@ def test_a_folder_of_volumes_goes_on_as_it_was_submitted(tmp_path, controller):
     (tmp_path / "res" / "c.tif").unlink()
     found = prepare_folder(tmp_path / "res", wishes=Wishes(cluster="debug", site=SITE))
     assert (found.total, found.submission.steps[-1].options) == (2, ("--as", "raw"))
+    submit(found, call=run_here)
+    shutil.rmtree(tmp_path / "res" / "c.run")  # the newest submission did not plan it
+    found = prepare_folder(tmp_path / "res", wishes=Wishes(cluster="debug", site=SITE))
+    assert [step.name for step in found.submission.steps if step.kind == "plan"] == ["plan"]
 
 
 def test_a_folder_of_several_requests_does_not_go_on_with_one(tmp_path, controller):

@@ -81,17 +81,18 @@ def asked_in(folder: str | Path) -> Asked:
         What is left was submitted with different options.
     """
     latest: dict[str, tuple[Target, Step, Submission]] = {}
+    plans: dict[str, Step] = {}
     for submission in submissions_in(Path(folder).resolve()):
         for step, target in _stitches(submission):
             before = latest[target.run][0].volume if target.run in latest else ""
             latest[target.run] = (replace(target, volume=target.volume or before), step, submission)
+        plans |= {target.run: step for step, target in _steps(submission, "plan")}
     if not latest:
         raise NotARun(f"{folder} holds no submission of several volumes; give a run, or volumes with --network NET")
     left = [one for one in latest.values() if not is_ready(one[0], one[1].options)]
     if not left:
         raise NothingToDo(f"all {len(latest)} results of {folder} are there already")
     targets = tuple(_as_planned(target) for target, _, _ in left)
-    plans = {target.run: step for _, _, one in latest.values() for step, target in _steps(one, "plan")}
     needed = {plans[target.run].options: plans[target.run] for target in targets if target.volume}
     wanted = {step.options for _, step, _ in left}
     if len(needed) > 1 or len(wanted) > 1:

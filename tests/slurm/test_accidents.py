@@ -81,7 +81,7 @@ def before_tile(index):
         hog = bytearray(1000 * 2**20)
         time.sleep(3)  # SLURM looks once a second
 """)
-    scenario.submit()
+    scenario.submit(memory=1200 * 2**20)
     scenario.finish()
     assert sorted(scenario.ends("infer-0")) == ["COMPLETED", "COMPLETED", "FAILED"]
     assert "exceeded memory limit" in scenario.log("infer-0")
