@@ -21,6 +21,7 @@ def folder(tmp_path_factory) -> Path:
     voxels = np.random.default_rng(0).integers(0, 999, SHAPE, np.uint16)
     tifffile.imwrite(folder / "volume.tif", voxels, imagej=True, metadata={"axes": "ZYX"})
     MSD(1, 2, depth=3).save(folder / "network.safetensors")
+    (folder / "empty").mkdir()
     return folder
 
 
@@ -127,7 +128,7 @@ def test_everything_at_once(medhpc):
             "larger than the volume",
         ),
         (("infer", "none.run"), "none.run"),
-        (("status", "."), "medhpc tile"),
+        (("status", "empty"), "medhpc tile"),
         (("convert", "volume.tif", "out.docx"), ".docx"),
     ],
 )
