@@ -17,6 +17,7 @@ from medhpc.errors import (
     BadOption,
     DiskFull,
     MedhpcError,
+    NetworkChanged,
     NoSlurm,
     NotARun,
     NothingToDo,
@@ -311,6 +312,16 @@ def test_an_input_that_is_another_is_refused_before_anything_is_asked(run, contr
     monkeypatch.setattr(allowance, "partitions", pytest.fail)
     with pytest.raises(error, match="v.tif"):
         prepared(run)
+
+
+def test_a_network_that_is_another_is_refused_before_anything_is_asked(on_cpus, controller, monkeypatch):
+    monkeypatch.setattr(allowance, "partitions", pytest.fail)
+    msd(3).save(on_cpus.parent / "net.safetensors")
+    with pytest.raises(NetworkChanged, match="net.safetensors is not the one"):
+        prepared(on_cpus)
+    (on_cpus.parent / "net.safetensors").unlink()
+    with pytest.raises(BadNetwork, match="no such network file"):
+        prepared(on_cpus)
 
 
 def test_no_input_is_needed_where_only_the_stitch_is_left(run, controller):

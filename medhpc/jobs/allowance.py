@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from medhpc.errors import BadOption, DiskFull
+from medhpc.jobs.network import check_network
 from medhpc.jobs.packing import Ceiling, Cost, Resources
 from medhpc.jobs.site import STEPS, Site
 from medhpc.jobs.slurm import Limits, Partition, associations, limits, my_jobs, partitions
@@ -64,13 +65,14 @@ def room(runs: Sequence[Run], missing: Sequence[int]) -> tuple[int, int]:
 
 
 def check_inputs(runs: Sequence[Run]) -> None:
-    """Refuse inputs that are not those that were planned for: every task would.
+    """Refuse volumes and networks that are not those that were planned for: every task would.
 
     Raises
     ------
-    SourceChanged, VolumeNotFound, BrokenFile
+    SourceChanged, VolumeNotFound, BrokenFile, BadNetwork, NetworkChanged
     """
     for run in runs:
+        check_network(run)
         run.open_source().close()
 
 

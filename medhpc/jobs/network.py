@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from medhpc.errors import BadNetwork
+from medhpc.errors import BadNetwork, NetworkChanged
+from medhpc.run import Run
 
 
 def trained_on(network: str | Path) -> Sequence[float] | None:
@@ -33,3 +35,22 @@ def trained_on(network: str | Path) -> Sequence[float] | None:
         raise BadNetwork(f"{path}: not a safetensors file, or a damaged one ({error}); copy it again") from None
     size: Sequence[float] | None = about.get("voxel_size")
     return size
+
+
+def check_network(run: Run) -> None:
+    """Refuse a network file that is not the one that a run was planned for.
+
+    Raises
+    ------
+    BadNetwork, NetworkChanged
+    """
+    planned = run.plan.network
+    trained_on(planned.path)
+    if planned.path.endswith(".safetensors"):  # others may keep their weights beside the file: tasks look at these
+        with open(planned.path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != planned.digest:
+            raise NetworkChanged(
+                f"{planned.path} is not the one that {run.folder} was planned for; "
+                "put the old one back, or plan a new run"
+            )
