@@ -249,7 +249,7 @@ def test_a_drawing_has_many_units_however_small_the_volume(run):
     (width, height) = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)" class="views', text).groups())
     bar = re.search(r'<line class="scale" x1="(\S+)" x2="(\S+)"', text).groups()
     name, size = re.search(r'font-size="(\S+)" class="scale">(\S+) µm<', text).group(2, 1)
-    assert 1000 <= width <= 1050 and float(size) >= 18
+    assert 1000 <= width <= 1050 and float(size) >= 30
     of_view = (float(bar[1]) - float(bar[0])) / (width - 0.02 * 1000) * (20 * 2.0 + 40 * 0.5)  # z and x, in µm
     assert of_view == pytest.approx(float(name), rel=1e-3)
 

@@ -16,7 +16,7 @@ from medhpc.report.projections import Projections
 from medhpc.run import Plan
 
 WIDTH = 1000.0  # of all views, in units of the drawing: browsers draw letters smaller than a unit as blobs
-LEAST_TEXT = 18.0
+LEAST_TEXT = 30.0  # as the page shows it, about 13 pixels
 GAP = 0.02  # between the three views, of their width
 CLOSEST = 0.008  # seams closer than this, of the width of all views, are not drawn
 MOST_SLABS = 24  # heat maps of z-slabs; of more, neighbours are put together
