@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import stored, write_tiff
 
-from medhpc.errors import BadOption, MissingTiles, NotARun
+from medhpc.errors import BadOption, MedhpcError, MissingTiles, NotARun
 from medhpc.infer import infer, task, work
 from medhpc.run import Run
 from medhpc.run.missing import hopeless, leave_share, missing_tiles, recorded, take_share
@@ -33,8 +33,8 @@ def run(tmp_path):
     return planned(tmp_path, "run")
 
 
-def planned(folder, name, **options):
-    source = folder / "volume.tif"
+def planned(folder, name, volume="volume.tif", **options):
+    source = folder / volume
     if not source.exists():
         write_tiff(source, VOLUME)
     tile(source, folder / name, network="identity", store="raw", tile=(4, 4, 4), **options)
@@ -103,6 +103,16 @@ def test_told_to_stop_no_other_run_is_begun(run, tmp_path):
     asked = iter([False, True])
     result = work([run, second], task="1/1", missing=tmp_path / "missing-0.json", stop=lambda: next(asked, True))
     assert [one.computed for one in result.runs] == [1] and result.left == 2 * TILES - 1
+
+
+def test_a_run_that_cannot_be_computed_keeps_no_other_from_it(run, tmp_path):
+    second = planned(tmp_path, "second")
+    broken = planned(tmp_path, "broken", volume="other.tif")
+    os.truncate(tmp_path / "other.tif", 500)
+    with pytest.raises(MedhpcError, match="other.tif"):
+        work([broken, run, second], task="1/1", missing=tmp_path / "missing-0.json")
+    Run(run).require_all()
+    Run(second).require_all()
 
 
 def test_what_others_did_meanwhile_is_not_done_again(run, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from medhpc.errors import MedhpcError
 from medhpc.infer.task import InferResult, infer
 from medhpc.run import Run
 from medhpc.run.missing import host_is_suspect, leave_share, missing_tiles, take_share
@@ -67,14 +68,13 @@ def work(
     ------
     BadOption, NotARun
     SourceChanged, NetworkChanged, DiskFull
-        What is done is kept.
+        Of one run; what is done is kept, and all that can be done of the other runs is done.
     """
     opened = [Run(run) for run in runs if len(runs) == 1 or (Path(run) / "plan.json").exists()]
-    lists, compute = (
-        missing_tiles(opened, Path(missing)),
-        partial(infer, device=device, threads=threads, stop=stop, note=note),
-    )
+    lists = missing_tiles(opened, Path(missing))
+    compute = partial(infer, device=device, threads=threads, stop=stop, note=note)
     done: list[InferResult] = []
+    refused: dict[str, MedhpcError] = {}  # runs that cannot be computed: their volume was changed, say
     mine: str | None = task
     total = 0
     while mine:
@@ -82,14 +82,20 @@ def work(
         total += sum(map(len, shares))
         given_up = False
         for run, tiles in zip(opened, shares, strict=True):
-            if tiles and not stop():
-                counted = _after(sum(result.tiles for result in done), total, progress)
+            if not tiles or stop() or str(run.folder) in refused:
+                continue
+            counted = _after(sum(result.tiles for result in done), total, progress)
+            try:
                 results = _compute(run, tiles, partial(compute, progress=counted), stop)
-                given_up |= sum(result.tiles for result in results) < len(tiles)
-                done += results
+            except MedhpcError as error:  # the other runs have their tiles computed all the same
+                refused[str(run.folder)] = error
+                continue
+            given_up |= sum(result.tiles for result in results) < len(tiles)
+            done += results
         if given_up:
             leave_share(Path(missing), mine)
         mine = None if given_up or stop() else take_share(Path(missing))
+    _raise(list(refused.values()), note)
     finished = sum(result.computed + result.skipped + result.failed for result in done)
     return WorkResult(
         tiles=total,
@@ -98,6 +104,15 @@ def work(
         failed=sum(result.failed for result in done),
         errors=tuple(dict.fromkeys(error for result in done for error in result.errors)),
     )
+
+
+def _raise(errors: list[MedhpcError], note: Callable[[str], None] | None) -> None:
+    """End with the last error, if there is one; tell the others before."""
+    for error in errors[:-1]:
+        if note:
+            note(str(error))
+    if errors:
+        raise errors[-1]
 
 
 def _compute(

@@ -77,7 +77,10 @@ class Run:
             raise NotARun(why_no_run(self.folder)) from None
         except PermissionError as error:
             raise NoPermission(f"{error.filename}: no permission to read it") from error
-        self.plan = Plan.from_json(text)
+        try:
+            self.plan = Plan.from_json(text)
+        except NotARun as error:
+            raise NotARun(f"{self.folder}: {error}") from error
 
     @property
     def id(self) -> str:
