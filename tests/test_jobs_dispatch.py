@@ -179,6 +179,19 @@ def test_no_answer_is_followed_by_a_look_never_by_a_blind_repeat(run, controller
     assert list(found.jobs.values()) == [job.array for job in controller.queue]
 
 
+def test_a_job_that_ended_before_the_look_is_known_by_its_log(run, controller, monkeypatch):
+    def runs_at_once(script, *options, cwd):
+        if script.name != "infer-0.sbatch" or (cwd / "log" / "infer-0-77_0.log").exists():
+            return controller.sbatch(script, *options, cwd=cwd)
+        (cwd / "log" / "infer-0-77_0.log").touch()
+        raise SlurmDown("sbatch did not answer")
+
+    monkeypatch.setattr(dispatch, "sbatch", runs_at_once)
+    found = submit(prepared(run))
+    assert found.jobs["infer-0"] == "77" and found.complete
+    assert [job.name for job in controller.queue] == [job_name(step) for step in found.steps[1:]]
+
+
 def test_a_controller_that_is_down_for_a_while_is_waited_for(run, controller):
     controller.answers, controller.looks = ["down"], ["", "", "down", "down", ""]
     submit(prepared(run))

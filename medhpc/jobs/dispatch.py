@@ -1,7 +1,8 @@
 """A prepared chain goes to the cluster: all of it, at once, and each job once.
 
 Every answer of SLURM is written down before the next question. Where sbatch gets no answer, the job may exist all the
-same: then the queue is looked at, by the comment that the job carries, and only what is not there is submitted again.
+same: then the queue is looked at, by the comment that the job carries, and the logs, for a job that has ended already;
+only what left no trace is submitted again.
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ def finish(
     for step in submission.steps:
         if step.name in submission.jobs:
             continue
-        if submission.comment(step) in queued:  # sbatch went through, its answer was not written down any more
-            submission = submission.with_job(step, queued[submission.comment(step)])
+        known = queued.get(submission.comment(step)) or submission.logged(step)
+        if known:  # sbatch went through, its answer was not written down any more
+            submission = submission.with_job(step, known)
             continue
         dependency = ":".join(submission.jobs[name] for name in step.after)
         # Absolute, for SLURM expands its signs in the working folder too; there, each % stands for itself.
@@ -184,13 +186,13 @@ def _submit_once(submission: Submission, step: Step, options: Sequence[str], pat
         try:
             return sbatch(submission.folder / f"{step.name}.sbatch", *options, cwd=submission.folder)
         except SlurmDown as error:
-            found = _look(submission.comment(step), deadline, error)
+            found = _look(submission, step, deadline, error)
             if found:
                 return found
 
 
-def _look(comment: str, deadline: float, error: SlurmDown) -> str | None:
-    """The job with that comment; None once the controller has said twice that there is none."""
+def _look(submission: Submission, step: Step, deadline: float, error: SlurmDown) -> str | None:
+    """The job of a step; None once the controller has said twice that there is none, and no log tells of one."""
     said_none = 0
     while said_none < 2:
         if time.monotonic() > deadline:
@@ -199,13 +201,13 @@ def _look(comment: str, deadline: float, error: SlurmDown) -> str | None:
             ) from error
         time.sleep(PAUSE)
         try:
-            found = [job for job in my_jobs() if job.comment == comment]
+            found = [job.array for job in my_jobs() if job.comment == submission.comment(step)]
         except SlurmDown:
             continue
         if found:
-            return found[0].array
+            return found[0]
         said_none += 1
-    return None
+    return submission.logged(step)
 
 
 def live_jobs(*runs: str | Path) -> list[Job]:

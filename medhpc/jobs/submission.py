@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,14 @@ class Submission:
     def log(self, step: str, job: str) -> Path:
         """Where a job writes what it prints; `job` is ``123`` or ``123_7``."""
         return self.folder / "log" / f"{step}-{job}.log"
+
+    def logged(self, step: Step) -> str | None:
+        """The job of a step whose id was never heard of, by the name of a log that it wrote."""
+        for log in (self.folder / "log").glob(f"{step.name}-*.log"):
+            found = re.fullmatch(r"(\d+)(_\d+)?", log.stem.removeprefix(f"{step.name}-"))
+            if found:
+                return found[1]
+        return None
 
     def with_job(self, step: Step, job: str) -> Submission:
         """The same, one more step submitted, on disk too."""
