@@ -13,6 +13,16 @@ from medhpc.run.folder import claimed, create_run
 from medhpc.run.plan import Blend, Cost, Halo, NetworkUsed, Normalization, Source, Stored
 from medhpc.run.shards import shard_shape
 
+COST = Cost(
+    seconds_per_voxel=1e-6,
+    bytes_per_voxel=4.0,
+    memory=2**30,
+    block_voxels=10**6,
+    engine="torch",
+    device="cpu",
+    threads=1,
+)
+
 
 def plan_of(
     stored: np.ndarray,
@@ -55,15 +65,7 @@ def plan_of(
         halo=Halo(size=(0, 0, 0), how="exact", tolerance=0.0),
         blend=Blend(mode="none"),
         stored=Stored(kind=kind, dtype=stored.dtype.name, channels=channels, chunk=chunk, shard=shard),
-        cost=Cost(
-            seconds_per_voxel=1e-6,
-            bytes_per_voxel=4.0,
-            memory=2**30,
-            block_voxels=10**6,
-            engine="torch",
-            device="cpu",
-            threads=1,
-        ),
+        cost=COST,
         tile=tile,
         region=region or Box.whole((z, y, x)),
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored import COST
 
 from medhpc.errors import DiskFull, NoPermission, NoResult, NotARun, RunNotEmpty
 from medhpc.geometry import Box
@@ -96,15 +97,7 @@ def plan_of(shape=(20, 30, 40), tile=(10, 15, 20), channels=1, dtype="uint8") ->
         halo=Halo(size=(2, 2, 2), how="exact", tolerance=0.0),
         blend=Blend(mode="none"),
         stored=Stored(kind="raw", dtype=dtype, channels=channels, chunk=chunk, shard=shard),
-        cost=Cost(
-            seconds_per_voxel=1e-6,
-            bytes_per_voxel=4.0,
-            memory=2**30,
-            block_voxels=10**6,
-            engine="torch",
-            device="cpu",
-            threads=1,
-        ),
+        cost=COST,
         tile=tile,
         region=Box.whole(shape),
     )

@@ -158,12 +158,11 @@ def _submitted(run: str) -> str:
     from medhpc.jobs import submissions
 
     for submission in reversed(submissions(run)):
-        for step in submission.steps:
-            for target in step.targets if step.kind == "stitch" else ():
-                if Path(target.run) == Path(run).resolve():
-                    table = ["--objects", target.objects] if target.objects else []
-                    words = [run, "--out", target.out, *step.options, *table]
-                    return " ".join(["medhpc submit", *map(show.word, words)])
+        for step, target in submission.targets_of("stitch"):
+            if Path(target.run) == Path(run).resolve():
+                table = ["--objects", target.objects] if target.objects else []
+                words = [run, "--out", target.out, *step.options, *table]
+                return " ".join(["medhpc submit", *map(show.word, words)])
     return ""
 
 

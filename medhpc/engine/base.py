@@ -13,10 +13,19 @@ import torch
 
 from medhpc.engine.memory import peak_growth
 from medhpc.geometry import Box, Index
+from medhpc.nets import MSD
 
 
 class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
     """The block does not fit; a caller may try smaller ones."""
+
+
+def why_not_msd(network: torch.nn.Module) -> str:
+    """Why an engine for MS-D networks in float32 cannot evaluate this one; "" where it can."""
+    if not isinstance(network, MSD):
+        return "it evaluates MS-D networks only"
+    dtype = network.head_weight.dtype
+    return "" if dtype == torch.float32 else f"the network's weights are {dtype}, not torch.float32"
 
 
 @dataclass(frozen=True, kw_only=True)

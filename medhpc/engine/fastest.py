@@ -159,11 +159,9 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
         known = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return {kind: seconds for kind, seconds in known.items() if _is_measure(seconds)} if _is_object(known) else {}
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
+    if not isinstance(known, dict):
+        return {}
+    return {kind: seconds for kind, seconds in known.items() if _is_measure(seconds)}
 
 
 def _is_measure(value: object) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medhpc.engine.base import why_not_msd
 from medhpc.engine.pytorch import TorchEngine
 from medhpc.geometry import Index
 from medhpc.nets import MSD
@@ -31,10 +32,9 @@ KEPT = 8
 
 def why_not_openvino(network: torch.nn.Module | None = None) -> str:
     """Why OpenVINO cannot evaluate this network here (or any); "" where it can."""
-    if network is not None and not isinstance(network, MSD):
-        return "it evaluates MS-D networks only"
-    if network is not None and network.head_weight.dtype != torch.float32:
-        return f"the network's weights are {network.head_weight.dtype}, not torch.float32"
+    refused = why_not_msd(network) if network is not None else ""
+    if refused:
+        return refused
     if not importlib.util.find_spec("openvino"):
         return "OpenVINO is not installed; pip install 'medhpc[openvino]'"
     return ""

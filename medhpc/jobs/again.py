@@ -39,7 +39,7 @@ def is_ready(target: Target, options: Sequence[str]) -> bool:
     if target.objects and not Path(target.objects).exists():
         return False
     for submission in reversed(submissions(run)):
-        for step, made in _stitches(submission):
+        for step, made in submission.targets_of("stitch"):
             if made.run == str(run.resolve()):
                 is_same = (made.out, made.objects, step.options) == (target.out, target.objects, tuple(options))
                 return is_same and out.stat().st_mtime >= _time(submission)
@@ -83,10 +83,10 @@ def asked_in(folder: str | Path) -> Asked:
     latest: dict[str, tuple[Target, Step, Submission]] = {}
     plans: dict[str, Step] = {}
     for submission in submissions_in(Path(folder).resolve()):
-        for step, target in _stitches(submission):
+        for step, target in submission.targets_of("stitch"):
             before = latest[target.run][0].volume if target.run in latest else ""
             latest[target.run] = (replace(target, volume=target.volume or before), step, submission)
-        plans |= {target.run: step for step, target in _steps(submission, "plan")}
+        plans |= {target.run: step for step, target in submission.targets_of("plan")}
     if not latest:
         raise NotARun(f"{folder} holds no submission of several volumes; give a run, or volumes with --network NET")
     left = [one for one in latest.values() if not is_ready(one[0], one[1].options)]
@@ -114,14 +114,6 @@ def asked_in(folder: str | Path) -> Asked:
 def _as_planned(target: Target) -> Target:
     """Without its volume where it has a plan."""
     return replace(target, volume="") if (Path(target.run) / "plan.json").exists() else target
-
-
-def _stitches(submission: Submission) -> list[tuple[Step, Target]]:
-    return _steps(submission, "stitch")
-
-
-def _steps(submission: Submission, kind: str) -> list[tuple[Step, Target]]:
-    return [(step, target) for step in submission.steps if step.kind == kind for target in step.targets]
 
 
 def _without_workers(options: tuple[str, ...]) -> tuple[tuple[str, ...], int]:

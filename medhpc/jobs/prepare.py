@@ -218,9 +218,7 @@ def _planned(
         gpus=int(any(plan.cost.device.startswith("cuda") for plan in plans)),
         memory=int(HEADROOM * cost.memory),
     )
-    asked, given = _tasks(wishes, need, ceilings)
-    for run in runs:
-        check_engine(run, asked, wishes.site.of("infer"))
+    asked, given = _tasks(wishes, need, ceilings, runs)
     packing = pack(
         sum(missing),
         cost,
@@ -268,10 +266,8 @@ def _unplanned(batch: Batch, memory: int, options: Sequence[str], folder: Path, 
     targets = batch.targets
     ceilings = ceilings_of(wishes.site, wishes.cluster)
     need = Resources(cpus=os.cpu_count() or 1, memory=memory)
-    asked, given = _tasks(wishes, need, ceilings)
     runs = [Run(target.run) for target in targets if not target.volume]
-    for run in runs:
-        check_engine(run, asked, wishes.site.of("infer"))
+    asked, given = _tasks(wishes, need, ceilings, runs)
     check_inputs(runs)
     given = ceilings["infer"].cut(
         replace(
@@ -324,11 +320,15 @@ def _check_networks(runs: Sequence[Run]) -> None:
             )
 
 
-def _tasks(wishes: Wishes, need: Resources, ceilings: Mapping[str, Ceiling]) -> tuple[Resources, Resources]:
-    """What a task that computes tiles asks for, and what it gets."""
+def _tasks(
+    wishes: Wishes, need: Resources, ceilings: Mapping[str, Ceiling], runs: Sequence[Run]
+) -> tuple[Resources, Resources]:
+    """What a task that computes tiles of these runs asks for, and what it gets."""
     asked = wishes.resources("infer", need)
     check_asked(wishes, ceilings["infer"])
     check_gpus("infer", asked, ceilings["infer"])
+    for run in runs:
+        check_engine(run, asked, wishes.site.of("infer"))
     return asked, ceilings["infer"].cut(asked)
 
 

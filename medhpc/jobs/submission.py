@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from medhpc.errors import NotARun
-from medhpc.jobs.chain import Step
+from medhpc.jobs.chain import Step, Target
 from medhpc.run.durable import write_durably
 
 VERSION = 1
@@ -61,6 +61,10 @@ class Submission:
     def log(self, step: str, job: str) -> Path:
         """Where a job writes what it prints; `job` is ``123`` or ``123_7``."""
         return self.folder / "log" / f"{step}-{job}.log"
+
+    def targets_of(self, kind: str) -> list[tuple[Step, Target]]:
+        """What the steps of a kind ("plan", "infer", "repair", "stitch") are for."""
+        return [(step, target) for step in self.steps if step.kind == kind for target in step.targets]
 
     def logged(self, step: Step) -> str | None:
         """The job of a step whose id was never heard of, by the name of a log that it wrote."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from medhpc.engine.base import BlockTooLarge, Engine
+from medhpc.engine.base import BlockTooLarge, Engine, why_not_msd
 from medhpc.engine.native.library import KINDS, NO_MEMORY, load_library, usable_variants, why_not_built
 from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
@@ -20,11 +20,8 @@ from medhpc.nets.msd import WINDOW_EDGE
 
 def why_not_native(network: torch.nn.Module | None = None) -> str:
     """Why the kernel cannot evaluate this network here (or any); "" where it can."""
-    if network is not None and not isinstance(network, MSD):
-        return "it evaluates MS-D networks only"
-    if network is not None and network.head_weight.dtype != torch.float32:
-        return f"the network's weights are {network.head_weight.dtype}, not torch.float32"
-    return why_not_built()
+    refused = why_not_msd(network) if network is not None else ""
+    return refused or why_not_built()
 
 
 class NativeEngine(Engine):
