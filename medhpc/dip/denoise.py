@@ -1,0 +1,314 @@
+"""Volumes in, volumes out: each volume of a series by itself, one or several runs, and what is known about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medhpc import engine as engines
+from medhpc.dip.descent import Place, descend, result_of
+from medhpc.dip.files import Files, Image, open_image, read_like, write_like
+from medhpc.dip.measures import agreement
+from medhpc.dip.noise import WHITE, Noise, estimate_noise, neighbour_correlation
+from medhpc.dip.options import Options
+from medhpc.dip.pictures import draw
+from medhpc.dip.precision import settle
+from medhpc.dip.problem import pose
+from medhpc.dip.results import DipResult, RunRecord, Standing
+from medhpc.dip.stabilise import from_stable, to_stable
+from medhpc.dip.state import State
+from medhpc.errors import BadOption
+from medhpc.nets.files import read_tensors, write_tensors
+from medhpc.nets.identity import Identity
+from medhpc.run.durable import write_durably
+
+Array = NDArray[np.float32]
+
+
+def denoise(
+    noisy: str | Path,
+    clean: str | Path,
+    *,
+    options: Options | None = None,
+    mask: str | Path | None = None,
+    truth: str | Path | None = None,
+    data_range: float | None = None,
+    channel: int | None = None,
+    checkpointed: int = 0,
+    compare: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = True,
+    progress: Callable[[Standing], None] | None = None,
+) -> DipResult:
+    """Denoise a volume by a network that learns from nothing else, and write it to `clean`.
+
+    Killed at any moment, the same call goes on from its last checkpoint (in a hidden folder beside `clean`, every
+    minute); on a CPU the result is then the same to the last bit.
+
+    Parameters
+    ----------
+    noisy, clean : path
+        Volumes of any format. Voxel type, voxel size and affine travel along. Channels of an image of one plane (a
+        photo) are denoised together, those of a volume one by one.
+    options : Options
+    mask : path, optional
+        Volume of the same shape: voxels where it is zero are not believed, and restored. Method ``dip`` only.
+    truth : path, optional
+        Noise-free volume of the shape of `clean`, for curves of PSNR and SSIM; nothing is learnt from it.
+    data_range : float, optional
+        What PSNR is relative to; the range of the truth unless given.
+    channel : int, optional
+        Denoise this channel only.
+    checkpointed : int
+        Levels of the network, from the finest on, whose insides are computed twice rather than kept.
+    compare : bool
+        Also run filters that need no network; see :mod:`medhpc.dip.compare`.
+    device, threads
+        As in :func:`medhpc.engine.load`.
+    resume : bool
+        False removes what an earlier attempt left.
+    progress : callable, optional
+        Called with a :class:`medhpc.dip.results.Standing` after each iteration.
+
+    Raises
+    ------
+    MedhpcError
+        BadOption, NonFinite and those of volumes.
+    """
+    options = options or Options()
+    if mask is not None and options.method == "r2r":
+        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
+    files = Files(clean, noisy)
+    image = open_image(noisy, channel)
+    chosen = engines.load(Identity(), device=device, threads=threads).device
+    work = _Work(
+        image=image,
+        options=options,
+        mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
+        truth=None if truth is None else read_like(truth, image.fine_shape(options.factor), "truth", image.channels),
+        data_range=data_range,
+        device=chosen,
+        precision=settle(options.precision, chosen),
+        checkpointed=checkpointed,
+        folder=files.work,
+        progress=progress,
+    )
+    if not resume:
+        shutil.rmtree(files.work, ignore_errors=True)
+    files.work.mkdir(exist_ok=True)
+    outputs, records, parameters = work.all_runs()
+    mean = outputs.mean(0)  # (channels, z, y, x)
+    write_like(files.clean, mean, image, options.factor)
+    deviation = files.beside("std") if options.runs > 1 else None
+    if deviation:
+        write_like(deviation, outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
+    compared = work.compare() if compare else ()
+    result = DipResult(
+        clean=Path(clean),
+        deviation=deviation,
+        picture=files.picture,
+        history=files.history,
+        shape=image.fine_shape(options.factor),
+        parameters=parameters,
+        device=str(chosen),
+        precision=work.precision,
+        runs=records,
+        **work.measures(mean),
+        compared=compared,
+        notes=_notes(options, records, work.precision, chosen),
+    )
+    draw(files.picture, result.runs, image.voxels, mean, work.truth)
+    write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
+    shutil.rmtree(files.work)
+    return result
+
+
+class _Work:
+    """The runs of one volume."""
+
+    def __init__(
+        self,
+        *,
+        image: Image,
+        options: Options,
+        mask: NDArray[Any] | None,
+        truth: Array | None,
+        data_range: float | None,
+        device: torch.device,
+        precision: str,
+        checkpointed: int,
+        folder: Path,
+        progress: Callable[[Standing], None] | None,
+    ) -> None:
+        self.image, self.options, self.mask, self.truth = image, options, mask, truth
+        self.data_range, self.device, self.precision = data_range, device, precision
+        self.checkpointed, self.folder, self.progress = checkpointed, folder, progress
+        self.identity = {
+            "options": options.as_json(),
+            "volume": image.fingerprint,
+            "precision": precision,
+            "device": device.type,
+            "mask": None if mask is None else int(mask.sum()),
+        }
+
+    def all_runs(self) -> tuple[Array, list[RunRecord], int]:
+        """(runs, channels, z, y, x) in the volume's numbers, what is said of each run, and the network's size."""
+        results, records, parameters = [], [], 0
+        parts = list(self.image.parts())
+        for run in range(self.options.runs):
+            made = []
+            for number, channels in enumerate(parts):
+                output, record, parameters = self._one(number, channels, run, len(parts))
+                made.append(output)
+                records.append(record)
+            results.append(np.concatenate(made))
+        return np.stack(results), records, parameters
+
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> tuple[Array, RunRecord, int]:
+        """One descent, or what an earlier attempt made of it."""
+        name = f"part{number}-run{run}"
+        done = self.folder / f"{name}.safetensors"
+        place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
+        if done.exists():
+            tensors, about = read_tensors(done)
+            self._check(done, about)
+            return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
+        if place.path.exists():
+            self._check(place.path, read_tensors(place.path)[1])
+        output, record, parameters = self._descend(number, channels, run, parts, place)
+        about = {"identity": self.identity, "record": asdict(record), "parameters": parameters}
+        write_tensors(done, {"output": torch.from_numpy(output)}, about)
+        place.path.unlink(missing_ok=True)
+        return output, record, parameters
+
+    def _descend(
+        self, number: int, channels: slice, run: int, parts: int, place: Place
+    ) -> tuple[Array, RunRecord, int]:
+        options, voxels = self.options, self.image.voxels[channels]
+        noise = self._noise(voxels)
+        stable = options.method == "r2r" and noise.kind == "rician"
+        truth = None if self.truth is None else self.truth[channels]
+        problem = pose(
+            to_stable(voxels, noise.sigma) if stable else voxels,
+            noise,
+            self.device,
+            mask=self.mask,
+            truth=truth,
+            data_range=self.data_range,
+        )
+        resumed_at = read_tensors(place.path)[1]["iteration"] if place.path.exists() else 0
+        seed, part = options.seed + run, number + run * parts
+        state = descend(
+            problem,
+            options,
+            seed,
+            precision=self.precision,
+            checkpointed=self.checkpointed,
+            place=place,
+            progress=self._teller(part + 1, parts * options.runs),
+        )
+        found = result_of(state)[0].cpu().numpy()  # (channels, space)
+        output = problem.scale.back(found if found.ndim == 4 else found[:, None])
+        record = RunRecord(
+            part=number,
+            seed=seed,
+            iterations=state.iteration,
+            chosen=state.best_iteration or state.iteration,
+            seconds=round(state.seconds, 2),
+            resumed_at=resumed_at,
+            restores=state.restores,
+            noise=noise.kind,
+            sigma=noise.sigma,
+            residual_correlation=self._correlation(voxels, output),
+            history=state.history,
+        )
+        return from_stable(output, noise.sigma) if stable else output, record, state.network.n_parameters
+
+    def _noise(self, voxels: Array) -> Noise:
+        """Of the mean channel's size: each is measured, the middle one is taken."""
+        options = self.options
+        found = [estimate_noise(v[0] if len(v) == 1 else v, options.noise, options.sigma) for v in voxels]
+        return sorted(found, key=lambda noise: noise.sigma)[len(found) // 2]
+
+    def _correlation(self, voxels: Array, output: Array) -> float:
+        if self.options.factor > 1 or self.mask is not None:
+            return 0.0
+        return max(neighbour_correlation(one - other) for one, other in zip(voxels, output, strict=True))
+
+    def _teller(self, part: int, parts: int) -> Callable[[int, int, State], None] | None:
+        if self.progress is None:
+            return None
+        tell = self.progress
+
+        def report(done: int, total: int, state: State) -> None:
+            last: Mapping[str, Any] = state.history[-1] if state.history else {}
+            tell(
+                Standing(
+                    part=part,
+                    parts=parts,
+                    iteration=done,
+                    iterations=total,
+                    seconds_per_iteration=state.seconds / done,
+                    loss=last.get("loss", float("nan")),
+                    emv=state.emv,
+                    psnr=last.get("psnr"),
+                )
+            )
+
+        return report
+
+    def _check(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Refuse what another denoising left."""
+        other = about.get("identity") or {}
+        mine = json.loads(json.dumps(self.identity))
+        if other == mine:
+            return
+        changed = [key for key in mine if key != "options" and mine[key] != other.get(key)]
+        theirs = other.get("options") or {}
+        changed += [key for key, value in mine["options"].items() if theirs.get(key) != value]
+        raise BadOption(
+            f"{path.parent} was left by a denoising that differs in {', '.join(changed) or 'its version'}: repeat that "
+            "one's options to go on with it, or say --no-resume to begin anew"
+        )
+
+    def measures(self, mean: Array) -> dict[str, float | None]:
+        """PSNR and SSIM against the truth."""
+        if self.truth is None:
+            return {"psnr": None, "psnr_noisy": None, "ssim": None}
+        psnr, ssim = agreement(mean, self.truth, self.data_range)
+        same = self.options.factor == 1
+        noisy = agreement(self.image.voxels, self.truth, self.data_range)[0] if same else None
+        return {"psnr": psnr, "psnr_noisy": noisy, "ssim": ssim}
+
+    def compare(self) -> list[dict[str, Any]]:
+        """Filters that need no network, on the same volume."""
+        from medhpc.dip.compare import compare
+
+        if self.options.factor > 1 or self.mask is not None:
+            raise BadOption("compare works without mask and factor: filters do not restore voxels")
+        noise = self._noise(self.image.voxels)
+        return compare(self.image.voxels, noise.sigma, self.truth, self.data_range)
+
+
+def _notes(options: Options, records: list[RunRecord], precision: str, device: torch.device) -> list[str]:
+    """What the user should know."""
+    notes = []
+    if precision == "fp16" and device.type == "cpu":
+        notes.append("fp16 on a CPU is slow: fp32 is exact and faster there")
+    if max(record.residual_correlation for record in records) > WHITE:
+        advice = "r2r needs white noise of known sigma" if options.method == "r2r" else "stop earlier (--iterations)"
+        notes.append(f"what was taken away does not look like white noise, it may hold parts of the image: {advice}")
+    if any(record.restores for record in records):
+        notes.append(f"{sum(record.restores for record in records)} times the fit collapsed and was taken back")
+    if options.stops_by != "none" and any(record.iterations == record.chosen for record in records):
+        notes.append("the fit was still getting better at the last iteration: allow more (--iterations)")
+    return notes
