@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from medhpc.cli.main import run_here
 from medhpc.dip import descent, precision
 from medhpc.dip import loss as losses
+from medhpc.dip import plan as plans
 from medhpc.dip.denoise import denoise
 from medhpc.dip.descent import begin, descend, inputs_of, look, result_of, take_step
 from medhpc.dip.draws import Draws, Purpose
@@ -19,6 +21,7 @@ from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
 from medhpc.dip.stabilise import from_stable, to_stable
+from medhpc.dip.tally import Tally
 from medhpc.errors import BadOption, BadTruth, NonFinite
 from medhpc.geometry import Box
 from medhpc.volume import create_volume, open_volume
@@ -80,6 +83,7 @@ def test_rician_noise_is_told_by_the_air(air):
     magnitude = np.hypot(image + rng.normal(0, 30, image.shape), rng.normal(0, 30, image.shape))
     found = estimate_noise(magnitude)
     assert found.kind == "rician" and found.sigma == pytest.approx(30, rel=0.08)
+    assert estimate_noise(noisy(image, 30.0).clip(0)).kind == "gaussian"  # cut at zero, as photos are
     assert estimate_noise(np.where(image > 0, noisy(image, 30.0), 0)).kind == "gaussian"
 
 
@@ -432,3 +436,61 @@ def test_bad_input_is_one_line(tmp_path):
     for wrong in ({"method": "x"}, {"iterations": 0}, {"factor": 3}, {"tv": -1}, {"method": "r2r", "factor": 2}):
         with pytest.raises(BadOption):
             Options(**wrong)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize("checkpointed", [0, 2])
+def test_the_plan_is_what_real_steps_hold(name, checkpointed):
+    options, space = Options(**TINY), (24, 20, 28)
+    imagined = plans.need((1, 1, *space), options, name, checkpointed)
+    problem = pose(noisy(smooth(space))[None], Noise(kind="gaussian", sigma=120.0), CPU)
+    state, draws = begin(problem, options, 0, name, checkpointed), Draws(0, CPU)
+    with Tally() as tally:
+        tally.adopt((problem.image, problem.known, *state.network.parameters()))
+        code = descent.make_code(problem, options, draws)
+        for _ in range(2):
+            take_step(state, problem, options, draws, code, problem.known, name)
+    assert imagined.peak == pytest.approx(tally.peak, rel=0.1)
+    assert sum(imagined.kept) < imagined.peak and list(imagined.kept) == sorted(imagined.kept, reverse=True)
+
+
+def test_a_plan_needs_no_voxels(tmp_path):
+    path = store(tmp_path / "a.tif", np.zeros((30, 20, 40), np.uint8))
+    found = plans.plan(path, Options(**TINY))
+    assert (found.shape, found.filled, found.levels) == ((30, 20, 40), (32, 20, 40), 2)
+    fp32, frugal, bf16, both = (need.peak for need in found.needs)
+    assert both < min(frugal, bf16) and max(frugal, bf16) < fp32
+    assert "gpu:1 (16 GB)" in found.needs[0].ask
+
+
+@pytest.mark.slow
+def test_the_published_network_on_a_whole_head():
+    """Half of what a plain loop needs, and what a 24 GB GPU has (research: 36.6 TFLOP an iteration)."""
+    shape = (1, 1, 256, 256, 150)
+    assert plans.need(shape, Options(), "fp32", 0).peak / 2**30 < 55
+    assert plans.need(shape, Options(), "bf16", 2).peak / 2**30 < 20
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_the_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store(tmp_path / "noisy.nii.gz", noisy(smooth((10, 12, 14))))
+    network = ["--preset", "small", "--scales", "2", "--channels", "8"]
+    assert run_here(["dip", "noisy.nii.gz", "clean.nii.gz", *network, "--iterations", "20", "--threads", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "gaussian, sigma" in printed and "20 iterations" in printed
+    assert run_here(["dip", "noisy.nii.gz", "b.nii.gz", *network, "--iterations", "5", "--json", "--compare"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["runs"][0]["iterations"] == 5 and len(about["compared"]) == 2
+    assert run_here(["dip-plan", "noisy.nii.gz", *network]) == 0
+    printed = capsys.readouterr().out
+    assert "TFLOP per iteration" in printed and "--gres gpu:1" in printed
+    assert run_here(["dip-plan", "noisy.nii.gz", *network, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["needs"]) == 4
+    assert run_here(["dip", "noisy.nii.gz", "c.nii.gz", "--method", "r2r", "--factor", "2"]) == 2
+    assert "factor needs method dip" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from torch import nn
 
 from medhpc import nets
 from medhpc.errors import BadNetwork, NetworkMismatch
-from medhpc.nets.resample import fill_by_reflection, lanczos2, lanczos2_taps
+from medhpc.nets.resample import fill_by_reflection, lanczos2, lanczos2_taps, pad_by_reflection
 from medhpc.nets.skip import Skip
 
 torch.set_num_threads(1)
@@ -94,6 +94,17 @@ def test_filling_is_reflection_again_and_again(length, more):
     row = np.arange(float(length))
     found = fill_by_reflection(torch.from_numpy(row)[None, None], [length + more])
     assert np.array_equal(found[0, 0].numpy(), np.pad(row, (0, more), mode="reflect"))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4)])
+@pytest.mark.parametrize("reach", [1, 2])
+def test_own_padding_is_that_of_torch_with_its_gradient(shape, reach):
+    x = torch.rand(1, 2, *shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(1, 2, *(n + 2 * reach for n in shape), dtype=torch.float64)
+    gradients = []
+    for padded in (pad_by_reflection(x, reach), F.pad(x, (reach, reach) * len(shape), mode="reflect")):
+        gradients.append((padded, *torch.autograd.grad((padded * weights).sum(), x)))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_lanczos_keeps_constants_and_ramps():

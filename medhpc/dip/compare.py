@@ -13,7 +13,7 @@ from medhpc.dip.measures import agreement
 
 Image = NDArray[np.float32]
 
-STRENGTHS = (0.5, 0.7, 0.8, 1.0, 1.3)
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 """Tried where the truth is known, in units of what is taken without it."""
 
 

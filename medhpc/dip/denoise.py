@@ -234,9 +234,11 @@ class _Work:
         return from_stable(output, noise.sigma) if stable else output, record, state.network.n_parameters
 
     def _noise(self, voxels: Array) -> Noise:
-        """Of the mean channel's size: each is measured, the middle one is taken."""
+        """Each channel is measured, the middle one is taken; several in a plane are colours, and no magnitudes."""
         options = self.options
-        found = [estimate_noise(v[0] if len(v) == 1 else v, options.noise, options.sigma) for v in voxels]
+        colours = len(voxels) > 1 and voxels.shape[1] == 1
+        kind = "gaussian" if colours and options.noise == "auto" else options.noise
+        found = [estimate_noise(v[0] if len(v) == 1 else v, kind, options.sigma) for v in voxels]
         return sorted(found, key=lambda noise: noise.sigma)[len(found) // 2]
 
     def _correlation(self, voxels: Array, output: Array) -> float:

@@ -83,6 +83,7 @@ def descend(
     if place and place.path.exists():
         state.restore(place.path)
     device = problem.image.device
+    state.network.float32_up_to = float32_up_to(precision, device, problem.ndim)
     draws = Draws(seed, device)
     out = held_out(problem, options, draws)
     code = make_code(problem, options, draws)
@@ -107,9 +108,10 @@ def begin(problem: Problem, options: Options, seed: int, precision: str, checkpo
     device = problem.image.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = options.network(problem.ndim, problem.image.shape[1]).to(device)
+        network = options.network(problem.ndim, problem.image.shape[1])  # drawn on the CPU, the same for every device
+    if device.type != "cpu":  # the imagined tensors of a plan cannot be moved, not even to where they are
+        network = network.to(device)
     network.checkpointed = checkpointed
-    network.float32_up_to = float32_up_to(precision, device, problem.ndim)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return State(network=network, optimizer=optimizer, scaler=scaler)
@@ -142,9 +144,7 @@ def take_step(
         1 for the voxels that the loss counts.
     """
     seen, wanted = inputs_of(problem, options, draws, code, state.iteration)
-    with autocast(precision, problem.image.device):
-        output = state.network(seen)  # (1, channels, fine space), float32
-    fitted = output if options.factor == 1 else lanczos2(output, options.factor)
+    output, fitted = forward(state, options, seen, precision)
     with torch.no_grad():
         fit = losses.decibels(losses.mean_over(losses.squared(fitted, problem.image), weights).item())
     state.iteration += 1
@@ -153,15 +153,29 @@ def take_step(
         return
     if (state.iteration - 1) % KEEP_EVERY == 0 and math.isfinite(fit):
         state.keep(fit)
-    errors = errors_of(problem, options, fitted, wanted)
-    loss = losses.mean_over(errors, weights)
-    if options.tv:
-        loss = loss + options.tv * losses.total_variation(output)
+    loss = loss_of(problem, options, output, fitted, wanted, weights)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.add(output.detach())
+
+
+def forward(state: State, options: Options, seen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """What the network makes of its input, and that at the resolution of the image."""
+    with autocast(precision, seen.device):
+        output = state.network(seen)  # (1, channels, fine space), float32
+    return output, output if options.factor == 1 else lanczos2(output, options.factor)
+
+
+def loss_of(
+    problem: Problem, options: Options, output: Tensor, fitted: Tensor, wanted: Tensor, weights: Tensor
+) -> Tensor:
+    """What the step makes smaller."""
+    loss = losses.mean_over(errors_of(problem, options, fitted, wanted), weights)
+    if options.tv:
+        loss = loss + options.tv * losses.total_variation(output)
+    return loss
 
 
 def inputs_of(problem: Problem, options: Options, draws: Draws, code: Tensor, iteration: int) -> tuple[Tensor, Tensor]:

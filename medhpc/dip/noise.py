@@ -37,8 +37,8 @@ def estimate_noise(image: NDArray, kind: str = "auto", sigma: float | None = Non
 
     Gaussian noise is measured by the median of the finest wavelet coefficients (Donoho & Johnstone, Biometrika 81,
     1994). Rician noise, that of magnitude images, is told by dark blocks whose deviation is 0.52 of their mean, and
-    measured by that mean. It is not found where the background was set to zero: then it is taken for Gaussian, which
-    it nearly is inside the body.
+    measured by that mean; no voxel of them is zero. It is not found where the background was set to zero: then it is
+    taken for Gaussian, which it nearly is inside the body.
 
     Parameters
     ----------
@@ -91,7 +91,9 @@ def _rayleigh_sigma(image: NDArray) -> float | None:
     mean, deviation = blocks.mean(inside).ravel(), blocks.std(inside).ravel()
     dark = np.argsort(mean)[: max(8, int(DARK * len(mean)))]
     level = float(np.median(mean[dark]))
-    if level <= 0 or not 0.42 < np.median(deviation[dark]) / level < 0.62:
+    # Air of a magnitude image is never zero; a photo's shadows were cut there.
+    clipped = np.median((blocks == 0).mean(inside).ravel()[dark])
+    if level <= 0 or clipped > 0 or not 0.42 < np.median(deviation[dark]) / level < 0.62:
         return None
     # The darkest blocks are darker than air is on average; those a little above them are air as well.
     return float(np.median(mean[mean < AIR_SPREAD * level])) / RAYLEIGH_MEAN

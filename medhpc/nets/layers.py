@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medhpc.nets.resample import lanczos2
+from medhpc.nets.resample import lanczos2, pad_by_reflection
 
 ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
     "LeakyReLU": lambda in_place: nn.LeakyReLU(0.2, inplace=in_place),
@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
     "ELU": lambda _: nn.ELU(),
     "none": lambda _: nn.Identity(),
 }
-PADDINGS = {"reflection": "reflect", "zero": "zeros"}
+PADDINGS = ("reflection", "zero")
 UPSAMPLINGS = {"linear": ("bilinear", "trilinear"), "nearest": ("nearest", "nearest")}
 DOWNSAMPLINGS = ("stride", "avg", "max", "lanczos2")
 EPSILON = 1e-5
@@ -75,20 +75,33 @@ def convolution(
 ) -> nn.Module:
     """A convolution that keeps the shape (but for the stride)."""
     kind: Any = _Conv2d if ndim == 2 else _Conv3d
-    return kind(in_channels, out_channels, size, stride, padding=size // 2, padding_mode=PADDINGS[padding], bias=bias)
+    reach = size // 2
+    if padding == "zero" or not reach:
+        return kind(in_channels, out_channels, size, stride, padding=reach, bias=bias)
+    return kind(in_channels, out_channels, size, stride, bias=bias, reflected=reach)
 
 
-class _DrawnOnceReal:
-    """Weights without memory (device meta) are not drawn: torch would import its compiler, for seconds, to do so."""
+class _Reflecting:
+    """A convolution that sees `reflected` voxels beyond each border, and whose weights are not drawn without memory.
+
+    (To draw on device meta, torch would import its compiler, for seconds.)
+    """
+
+    def __init__(self, *args: Any, reflected: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.reflected = reflected
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_by_reflection(x, self.reflected) if self.reflected else x)  # type: ignore[misc]
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:  # type: ignore[attr-defined]
             super().reset_parameters()  # type: ignore[misc]
 
 
-class _Conv2d(_DrawnOnceReal, nn.Conv2d):
+class _Conv2d(_Reflecting, nn.Conv2d):
     pass
 
 
-class _Conv3d(_DrawnOnceReal, nn.Conv3d):
+class _Conv3d(_Reflecting, nn.Conv3d):
     pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,25 @@ def fill_by_reflection(x: Tensor, shape: Sequence[int]) -> Tensor:
             position = torch.arange(wanted, device=x.device) % period
             x = x.index_select(axis, torch.minimum(position, period - position) if length > 1 else position)
     return x
+
+
+def pad_by_reflection(x: Tensor, reach: int) -> Tensor:
+    """As ``F.pad(x, ..., mode="reflect")`` on all sides, which for its gradient would keep x: a sixth of all memory."""
+    return _Reflection.apply(x, reach)
+
+
+class _Reflection(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, reach: int) -> Tensor:
+        context.shape, context.reach = x.shape, reach
+        return F.pad(x, (reach, reach) * (x.ndim - 2), mode="reflect")
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ndim = gradient.ndim - 2
+        back = torch.ops.aten.reflection_pad2d_backward if ndim == 2 else torch.ops.aten.reflection_pad3d_backward
+        no_memory = gradient.new_empty(()).expand(context.shape)  # only its shape is looked at
+        return back(gradient.contiguous(), no_memory, [context.reach] * (2 * ndim)), None
 
 
 def lanczos2(x: Tensor, factor: int) -> Tensor:
