@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medhpc.cli.main import run_here
-from medhpc.dip import descent, precision
+from medhpc.dip import descent, precision, work
 from medhpc.dip import loss as losses
 from medhpc.dip import plan as plans
 from medhpc.dip.denoise import denoise
@@ -22,7 +22,7 @@ from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.tally import Tally
-from medhpc.errors import BadOption, BadTruth, NonFinite
+from medhpc.errors import BadOption, BadTruth, NonFinite, NotEnoughMemory
 from medhpc.geometry import Box
 from medhpc.volume import create_volume, open_volume
 
@@ -415,6 +415,16 @@ def test_filters_beside_it(tmp_path):
     assert all(row["psnr"] > result.psnr_noisy + 3 for row in result.compared)
 
 
+def test_too_little_memory_is_told_with_what_fits(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(work, "descend", full)
+    path = store(tmp_path / "a.tif", smooth((8, 9, 10)))
+    with pytest.raises(NotEnoughMemory, match="--precision bf16 --checkpoint 2"):
+        denoise(path, tmp_path / "b.tif", options=Options(**TINY), **QUICK)
+
+
 def test_bad_input_is_one_line(tmp_path):
     image = smooth((6, 7, 8))
     good = store(tmp_path / "good.tif", image)
@@ -450,7 +460,7 @@ def test_the_plan_is_what_real_steps_hold(name, checkpointed):
     state, draws = begin(problem, options, 0, name, checkpointed), Draws(0, CPU)
     with Tally() as tally:
         tally.adopt((problem.image, problem.known, *state.network.parameters()))
-        code = descent.make_code(problem, options, draws)
+        code = descent.make_code(problem, options, draws, name)
         for _ in range(2):
             take_step(state, problem, options, draws, code, problem.known, name)
     assert imagined.peak == pytest.approx(tally.peak, rel=0.1)

@@ -9,7 +9,8 @@ loss            what a step makes smaller
 precision       in which numbers is computed
 descent         the loop for one image
 state           all that the loop remembers, on disk too
-denoise         volumes in, volumes out: several channels, several runs
+work            the runs of one volume, those that an earlier attempt finished included
+denoise         volumes in, volumes out
 plan            memory and operations, before anything runs
 compare         filters that need no network
 pictures        curves and slices

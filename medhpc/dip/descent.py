@@ -20,7 +20,7 @@ from medhpc.dip import loss as losses
 from medhpc.dip.draws import Draws, Purpose
 from medhpc.dip.measures import similarity
 from medhpc.dip.options import Options
-from medhpc.dip.precision import arithmetic, autocast, float32_up_to
+from medhpc.dip.precision import HALVES, arithmetic, autocast, float32_up_to
 from medhpc.dip.problem import Problem, held_out
 from medhpc.dip.state import State
 from medhpc.nets.resample import lanczos2
@@ -86,7 +86,7 @@ def descend(
     state.network.float32_up_to = float32_up_to(precision, device, problem.ndim)
     draws = Draws(seed, device)
     out = held_out(problem, options, draws)
-    code = make_code(problem, options, draws)
+    code = make_code(problem, options, draws, precision)
     began = time.perf_counter() - state.seconds
     saved = time.perf_counter()
     while state.iteration < options.n_iterations and not has_stopped(state, options):
@@ -117,13 +117,14 @@ def begin(problem: Problem, options: Options, seed: int, precision: str, checkpo
     return State(network=network, optimizer=optimizer, scaler=scaler)
 
 
-def make_code(problem: Problem, options: Options, draws: Draws) -> Tensor:
-    """What the network makes the image of: (1, channels, fine space). Of r2r, the image itself."""
+def make_code(problem: Problem, options: Options, draws: Draws, precision: str = "fp32") -> Tensor:
+    """What the network makes the image of: (1, channels, fine space), no finer than it sees. Of r2r, the image."""
     if options.method == "r2r":
         return problem.image
     shape = problem.result_shape(options.factor)
     channels = options.input_channels(shape[1])
-    return draws.uniform(Purpose.CODE, (1, channels, *shape[2:])).mul_(CODE_SIZE)
+    code = draws.uniform(Purpose.CODE, (1, channels, *shape[2:])).mul_(CODE_SIZE)
+    return code.to(HALVES.get(precision, torch.float32))
 
 
 def take_step(
@@ -143,7 +144,7 @@ def take_step(
     weights : Tensor (1, 1, space)
         1 for the voxels that the loss counts.
     """
-    seen, wanted = inputs_of(problem, options, draws, code, state.iteration)
+    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
     output, fitted = forward(state, options, seen, precision)
     with torch.no_grad():
         fit = losses.decibels(losses.mean_over(losses.squared(fitted, problem.image), weights).item())
@@ -178,17 +179,20 @@ def loss_of(
     return loss
 
 
-def inputs_of(problem: Problem, options: Options, draws: Draws, code: Tensor, iteration: int) -> tuple[Tensor, Tensor]:
+def inputs_of(
+    problem: Problem, options: Options, draws: Draws, code: Tensor, iteration: int, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
     """What the network sees in this iteration, and what it should make of it.
 
     ``r2r`` is recorrupted-to-recorrupted (Pang et al., CVPR 2021): of an image y with noise of deviation s, the pair
     y + a n and y - n / a with fresh n ~ N(0, s^2) has independent noise, so that the first can teach the second.
     """
+    dtype = HALVES.get(precision, torch.float32)  # what autocast would make of it, and keep beside it
     if options.method == "r2r":
         drawn = draws.normal(Purpose.RECORRUPTION, problem.image.shape, iteration).mul_(problem.noise.sigma)
-        return problem.image + RECORRUPTION * drawn, problem.image - drawn / RECORRUPTION
+        return (problem.image + RECORRUPTION * drawn).to(dtype), problem.image - drawn / RECORRUPTION
     drawn = draws.normal(Purpose.INPUT_NOISE, code.shape, iteration)
-    return drawn.mul_(INPUT_NOISE).add_(code), problem.image
+    return drawn.mul_(INPUT_NOISE).add_(code).to(dtype), problem.image
 
 
 def errors_of(problem: Problem, options: Options, found: Tensor, wanted: Tensor) -> Tensor:

@@ -117,10 +117,10 @@ def measured(problem: Problem, options: Options, precision: str, checkpointed: i
         tally.adopt((problem.image, problem.known, *weights))
         beside = [torch.zeros_like(weight) for weight in weights for _ in range(MOMENTS)]
         beside += [torch.zeros(problem.result_shape(options.factor)) for _ in range(AVERAGES)]
-        code = make_code(problem, options, draws)
+        code = make_code(problem, options, draws, precision)
         filled = state.network.filled_shape(code.shape[2:])
         levels = [math.prod(n >> level for n in filled) for level in range(state.network.scales)]
-        seen, wanted = inputs_of(problem, options, draws, code, 0)
+        seen, wanted = inputs_of(problem, options, draws, code, 0, precision)
         output, fitted = forward(state, options, seen, precision)
         kept = _by_level(tally, levels)
         loss_of(problem, options, output, fitted, wanted, problem.known).backward()
