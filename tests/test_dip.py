@@ -22,7 +22,7 @@ from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.tally import Tally
-from medhpc.errors import BadOption, BadTruth, NonFinite, NotEnoughMemory
+from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory
 from medhpc.geometry import Box
 from medhpc.volume import create_volume, open_volume
 
@@ -371,6 +371,16 @@ def test_colours_together_series_one_by_one_and_runs_averaged(tmp_path):
     assert [run.part for run in result.runs] == [0, 1]
     first = denoise(series, tmp_path / "first.nii", options=Options(iterations=4, **TINY), channel=0, **QUICK)
     assert np.array_equal(stored(first.clean)[0], stored(result.clean)[0])
+
+
+def test_a_time_series_is_one_again(tmp_path):
+    path = store(tmp_path / "series.nii", noisy(smooth((3, 6, 7, 8))), time_step=2.2, voxel_size=(3, 2, 2), unit="mm")
+    result = denoise(path, tmp_path / "clean.nii.gz", options=Options(iterations=2, **TINY), **QUICK)
+    assert [run.part for run in result.runs] == [0, 1, 2]
+    with open_volume(result.clean, series=True) as volume:
+        assert (volume.channels, volume.time_step, volume.voxel_size) == (3, 2.2, (3, 2, 2))
+    with pytest.raises(NotAVolume, match="time series of 3 frames"):
+        open_volume(result.clean)
 
 
 KILLED = """

@@ -132,7 +132,7 @@ def dip(
       medhpc dip head.nii.gz clean.nii.gz
       medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
     """
-    early.check_volume(noisy, channel)
+    early.check_volume(noisy, channel, series=True)
     early.check_out(clean, noisy)
     from medhpc.dip.denoise import denoise
     from medhpc.dip.options import Options
@@ -171,7 +171,7 @@ def dip_plan(volume: str, channel: int | None, as_json: bool, **settings: Any) -
     \b
       medhpc dip-plan head.nii.gz
     """
-    early.check_volume(volume, channel)
+    early.check_volume(volume, channel, series=True)
     from medhpc.dip.options import Options
     from medhpc.dip.plan import plan
 

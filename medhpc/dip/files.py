@@ -46,6 +46,7 @@ class Image:
     voxel_size: tuple[float, float, float] | None
     unit: str
     affine: NDArray[Any] | None
+    time_step: float | None
     fingerprint: dict[str, Any]
 
     @property
@@ -74,7 +75,7 @@ class Image:
 
 def open_image(path: str | Path, channel: int | None = None) -> Image:
     """Read a volume whole."""
-    with open_volume(path, channel=channel) as volume:
+    with open_volume(path, channel=channel, series=True) as volume:
         return Image(
             voxels=volume.read(Box.whole(volume.shape)).astype(np.float32),
             axes=volume.axes,
@@ -82,6 +83,7 @@ def open_image(path: str | Path, channel: int | None = None) -> Image:
             voxel_size=volume.voxel_size,
             unit=volume.unit,
             affine=volume.affine,
+            time_step=volume.time_step,
             fingerprint=volume.fingerprint(),
         )
 
@@ -94,7 +96,7 @@ def read_like(path: str | Path, shape: Index, what: str, channels: int | None = 
     BadOption, BadTruth
         It has another.
     """
-    with open_volume(path) as volume:
+    with open_volume(path, series=True) as volume:
         if volume.shape != shape or volume.channels != (channels or volume.channels):
             wrong = BadTruth if what == "truth" else BadOption
             raise wrong(
@@ -120,6 +122,7 @@ def write_like(
         voxel_size=size,
         unit=image.unit,
         affine=_finer(image.affine, fine),
+        time_step=image.time_step,
     ) as writer:
         for z0 in range(0, voxels.shape[1], writer.slab):
             writer.write(z0, _cast(voxels[:, z0 : z0 + writer.slab], stored))

@@ -82,7 +82,7 @@ def plan(path: str | Path, options: Options, channel: int | None = None) -> Plan
     MedhpcError
         Those of volumes.
     """
-    with open_volume(path, channel=channel) as volume:
+    with open_volume(path, channel=channel, series=True) as volume:
         flat = volume.shape[0] == 1
         space = volume.shape[1:] if flat else volume.shape
         shape = (1, volume.channels if flat else 1, *space)
