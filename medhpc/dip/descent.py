@@ -147,7 +147,8 @@ def take_step(
     seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
     output, fitted = forward(state, options, seen, precision)
     with torch.no_grad():
-        fit = losses.decibels(losses.mean_over(losses.squared(fitted, problem.image), weights).item())
+        state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights).item()
+    fit = losses.decibels(state.loss)
     state.iteration += 1
     if state.kept and not fit > state.kept_fit - DROP_DB:
         state.go_back()

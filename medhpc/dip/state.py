@@ -34,6 +34,8 @@ class State:
         Steps done.
     seconds : float
         Time used, over all attempts.
+    loss : float
+        Mean squared distance of the last output from the image.
     average : Tensor or None
         Running mean of the outputs.
     emv_mean, emv
@@ -52,6 +54,7 @@ class State:
     scaler: torch.amp.GradScaler
     iteration: int = 0
     seconds: float = 0.0
+    loss: float = math.nan
     average: Tensor | None = None
     emv_mean: Tensor | None = None
     emv: float = 0.0

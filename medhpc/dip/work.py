@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -53,7 +54,7 @@ class Work:
             "volume": image.fingerprint,
             "precision": precision,
             "device": device.type,
-            "mask": None if mask is None else int(mask.sum()),
+            "mask": None if mask is None else hashlib.sha256(np.packbits(mask)).hexdigest(),
         }
 
     def all_runs(self) -> tuple[Array, list[RunRecord], int]:
@@ -171,7 +172,7 @@ class Work:
                     iteration=done,
                     iterations=total,
                     seconds_per_iteration=state.seconds / done,
-                    loss=last.get("loss", float("nan")),
+                    loss=state.loss,
                     emv=state.emv,
                     psnr=last.get("psnr"),
                 )
