@@ -460,6 +460,9 @@ def test_bad_input_is_one_line(tmp_path):
         denoise(good, out, mask=store(tmp_path / "none.tif", image * 0), **QUICK)
     with pytest.raises(BadOption, match="needs method dip"):
         denoise(good, out, mask=good, options=Options(method="r2r"), **QUICK)
+    with pytest.raises(BadOption, match="without mask and factor"):
+        denoise(good, out, options=Options(factor=2), compare=True, **QUICK)
+    assert not list(tmp_path.glob(".*")) and not out.exists()
     for wrong in ({"method": "x"}, {"iterations": 0}, {"factor": 3}, {"tv": -1}, {"method": "r2r", "factor": 2}):
         with pytest.raises(BadOption):
             Options(**wrong)

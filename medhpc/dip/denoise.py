@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, RunRecord, Standing
 from medhpc.dip.work import Work
-from medhpc.errors import BadOption
+from medhpc.errors import BadOption, MedhpcError
 from medhpc.nets.identity import Identity
 from medhpc.run.durable import write_durably
 
@@ -80,6 +81,8 @@ def denoise(
     options = options or Options()
     if mask is not None and options.method == "r2r":
         raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
+    if compare and (mask is not None or options.factor > 1):
+        raise BadOption("compare works without mask and factor: filters do not restore voxels")
     files = Files(clean, noisy)
     image = open_image(noisy, channel)
     chosen = engines.load(Identity(), device=device, threads=threads).device
@@ -98,7 +101,12 @@ def denoise(
     if not resume:
         shutil.rmtree(files.work, ignore_errors=True)
     files.work.mkdir(exist_ok=True)
-    outputs, records, parameters = work.all_runs()
+    try:
+        outputs, records, parameters = work.all_runs()
+    except MedhpcError:
+        with suppress(OSError):  # not empty: what is done is kept
+            files.work.rmdir()
+        raise
     mean = outputs.mean(0)  # (channels, z, y, x)
     write_like(files.clean, mean, image, options.factor)
     deviation = files.beside("std") if options.runs > 1 else None

@@ -54,7 +54,7 @@ class Work:
             "volume": image.fingerprint,
             "precision": precision,
             "device": device.type,
-            "mask": None if mask is None else hashlib.sha256(np.packbits(mask)).hexdigest(),
+            "mask": None if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
         }
 
     def all_runs(self) -> tuple[Array, list[RunRecord], int]:
@@ -207,7 +207,5 @@ class Work:
         """Filters that need no network, on the same volume."""
         from medhpc.dip.compare import compare
 
-        if self.options.factor > 1 or self.mask is not None:
-            raise BadOption("compare works without mask and factor: filters do not restore voxels")
         noise = self._noise(self.image.voxels)
         return compare(self.image.voxels, noise.sigma, self.truth, self.data_range)
