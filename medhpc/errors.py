@@ -133,6 +133,10 @@ class NoPermission(MedhpcError):
     """A file or folder cannot be read or written."""
 
 
+class NotEnoughMemory(MedhpcError):
+    """The work does not fit into the memory of the device."""
+
+
 class NoDevice(MedhpcError):
     """The device asked for is not on this machine."""
 

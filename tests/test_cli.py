@@ -263,7 +263,7 @@ def test_without_a_terminal_a_long_command_says_how_it_stands_on_stderr(capsys, 
 
 def test_the_help_lists_every_command_once(capsys):
     assert ends_with(["--help"]) == 0
-    listed = re.findall(r"^  (\w+)  +\w", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^  (\w[\w-]*)  +\w", capsys.readouterr().out, re.MULTILINE)
     assert sorted(listed) == sorted(group.commands)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from medhpc.errors import BadNetwork
 
 
-def check_volume(volume: str, channel: int | None = None, level: int = 0) -> None:
+def check_volume(volume: str, channel: int | None = None, level: int = 0, series: bool = False) -> None:
     """Refuse a volume whose header cannot be read."""
     from medhpc.volume import open_volume
 
-    open_volume(volume, channel=channel, level=level).close()
+    open_volume(volume, channel=channel, level=level, series=series).close()
 
 
 def check_network(network: str) -> None:

@@ -12,7 +12,21 @@ from typing import NoReturn
 import click
 
 import medhpc
-from medhpc.cli import demo, doctor, engines, evaluation, infer, jobs, report, runs, site, status, training, volumes
+from medhpc.cli import (
+    demo,
+    dip,
+    doctor,
+    engines,
+    evaluation,
+    infer,
+    jobs,
+    report,
+    runs,
+    site,
+    status,
+    training,
+    volumes,
+)
 from medhpc.errors import MedhpcError
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
@@ -23,6 +37,7 @@ SECTIONS = {
     "All of it at once": (runs.run,),
     "On a cluster": (jobs.submit, jobs.script, jobs.cancel, doctor.doctor, site.site),
     "Networks": (training.train, engines.engines),
+    "Denoising": (dip.dip, dip.dip_plan),
     "Volumes": (volumes.info, volumes.convert),
     "Also": (report.report, runs.clean, demo.demo),
 }

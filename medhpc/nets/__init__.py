@@ -1,4 +1,4 @@
-"""Networks: the mixed-scale dense network, foreign ones, and how they are saved and loaded.
+"""Networks: mixed-scale dense, the hourglass of Deep Image Prior, foreign ones; how they are saved and loaded.
 
 All networks share `in_channels` and `out_channels` (None: whatever comes), `ndim` (2 or 3), `receptive_radius`
 (voxels per axis; None where unknown), `stride`, `minimum_shape`, `card`, and `takes_raw` (True: no normalisation).
@@ -21,10 +21,11 @@ from medhpc.nets.files import FORMAT_VERSION, read_tensors
 from medhpc.nets.foreign import Foreign
 from medhpc.nets.identity import Identity
 from medhpc.nets.msd import MSD
+from medhpc.nets.skip import Skip
 
-__all__ = ["ARCHITECTURES", "MSD", "Foreign", "Identity", "NetworkCard", "digest", "load"]
+__all__ = ["ARCHITECTURES", "MSD", "Foreign", "Identity", "NetworkCard", "Skip", "digest", "load"]
 
-ARCHITECTURES: dict[str, Callable[..., MSD]] = {"msd": MSD}
+ARCHITECTURES: dict[str, Callable[..., MSD | Skip]] = {"msd": MSD, "skip": Skip}
 """Name in a file -> class; called with the file's "architecture" as keyword arguments."""
 
 
@@ -86,7 +87,7 @@ def digest(network: nn.Module | str | Path) -> str:
         raise NoPermission(f"{path}: no permission to read it") from error
 
 
-def _build(tensors: dict[str, Tensor], about: dict[str, Any]) -> MSD:
+def _build(tensors: dict[str, Tensor], about: dict[str, Any]) -> MSD | Skip:
     version = about.get("format_version")
     if version != FORMAT_VERSION:
         raise BadNetwork(f"network file of version {version}; this medhpc reads {FORMAT_VERSION}: update it")
@@ -110,7 +111,7 @@ def _build(tensors: dict[str, Tensor], about: dict[str, Any]) -> MSD:
 def _digest_module(module: nn.Module) -> str:
     kind = type(module)
     about = {"class": f"{kind.__module__}.{kind.__qualname__}"}
-    if isinstance(module, MSD | Foreign):
+    if isinstance(module, MSD | Skip | Foreign):
         about["architecture"] = json.dumps(module.architecture(), sort_keys=True)
     total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(module.state_dict().items()):

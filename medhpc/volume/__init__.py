@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0) -> Volume:
+def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0, series: bool = False) -> Volume:
     """Open a volume for reading, by its header only.
 
     Parameters
@@ -66,6 +66,8 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0)
         Read this channel only.
     level : int
         Level of the pyramid, 0 the full resolution.
+    series : bool
+        Take the volumes of a time series (NIfTI) for channels; else a series is refused.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0)
     """
     name = str(path)
     with reading(name):
-        source = _open_source(name, level)
+        source = _open_source(name, level, series)
         try:
             return Volume(name, source, channel)
         except BadOption:
@@ -89,7 +91,7 @@ def is_volume_path(path: str | Path) -> bool:
     return bool(dataset) or suffix_of(file) in VOLUME_SUFFIXES or is_pattern(str(path)) or file.is_dir()
 
 
-def _open_source(name: str, level: int) -> Source:
+def _open_source(name: str, level: int, series: bool) -> Source:
     if is_pattern(name):
         files = [Path(found) for found in glob.glob(name)]
         if not files:
@@ -100,7 +102,7 @@ def _open_source(name: str, level: int) -> Source:
         return _open_folder(path, level)
     if not path.exists():
         raise VolumeNotFound(f"{path}: no such file or folder")
-    return _open_file(path, dataset, level)
+    return _open_file(path, dataset, level, series)
 
 
 def _open_folder(folder: Path, level: int) -> Source:
@@ -117,7 +119,7 @@ def _open_folder(folder: Path, level: int) -> Source:
     raise UnknownFormat(f"{folder}: a folder without planes (.tif, .png), DICOM slices or Zarr metadata")
 
 
-def _open_file(path: Path, dataset: str, level: int) -> Source:
+def _open_file(path: Path, dataset: str, level: int, series: bool) -> Source:
     kind = format_of_file(path)
     if kind == "tiff":
         from medhpc.volume.tiff import open_tiff
@@ -135,7 +137,7 @@ def _open_file(path: Path, dataset: str, level: int) -> Source:
     if kind == "nifti":
         from medhpc.volume.nifti import open_nifti
 
-        return open_nifti(path)
+        return open_nifti(path, series)
     if kind == "dicom":
         return _open_dicom([path])
     if suffix_of(path) in VOLUME_SUFFIXES:

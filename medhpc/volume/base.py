@@ -51,6 +51,8 @@ class Header:
         Why a small box costs far more than its size; empty when it does not.
     levels : int
         Levels of the pyramid.
+    time_step : float or None
+        Seconds between the volumes of a series that was opened as channels.
     """
 
     format: str
@@ -63,6 +65,7 @@ class Header:
     chunks: Index | None = None
     why_expensive: str = ""
     levels: int = 1
+    time_step: float | None = None
 
     def __post_init__(self) -> None:
         if self.dtype.kind not in "uifb" or self.dtype.itemsize > 8:
@@ -117,6 +120,8 @@ class Volume:
         Why a small box costs far more than its size; empty when it does not.
     levels : int
         Levels of the pyramid that the file holds.
+    time_step : float or None
+        Seconds between channels that are the volumes of a series.
     """
 
     def __init__(self, path: str, source: Source, channel: int | None = None) -> None:
@@ -135,6 +140,7 @@ class Volume:
         self.chunks = header.chunks
         self.why_expensive = header.why_expensive
         self.levels = header.levels
+        self.time_step = header.time_step
         self._source = source
         self._wanted = slice(0, header.channels) if channel is None else slice(channel, channel + 1)
 

@@ -35,6 +35,7 @@ def create_volume(
     voxel_size: VoxelSize | None = None,
     unit: str = "",
     affine: np.ndarray[Any, Any] | None = None,
+    time_step: float | None = None,
     levels: int | None = None,
     chunks: Index | None = None,
     shards: Index | None = None,
@@ -64,6 +65,8 @@ def create_volume(
         (z, y, x) in ``um`` or ``mm``.
     affine : array of 4 x 4, optional
         NIfTI: from voxel (x, y, z) to RAS in `unit`.
+    time_step : float, optional
+        NIfTI: the channels are volumes of a series, so many seconds apart.
     levels, shards, labels
         OME-Zarr; see :func:`medhpc.volume.ome_zarr.create_ome_zarr`.
     chunks : (z, y, x), optional
@@ -85,6 +88,7 @@ def create_volume(
         voxel_size=voxel_size,
         unit=_checked_unit(name, voxel_size, unit),
         affine=affine,
+        time_step=time_step,
     )
     aside = Aside(file)
     try:

@@ -35,8 +35,8 @@ class NiftiSource(ArraySource):
         return self._rescale.apply(super().read(channels, box), self.header.dtype)
 
 
-def open_nifti(path: Path) -> NiftiSource:
-    """Open a ``.nii`` or ``.nii.gz`` file."""
+def open_nifti(path: Path, series: bool = False) -> NiftiSource:
+    """Open a ``.nii`` or ``.nii.gz`` file; the volumes of a time series as channels, where they are wanted."""
     image: Any = nibabel.load(path)
     header: Any = image.header
     if not isinstance(header, Nifti1Header):
@@ -44,7 +44,7 @@ def open_nifti(path: Path) -> NiftiSource:
     # nibabel keeps offset, slope and intercept of the file in the proxy of its data, and clears them in the header.
     proxy = image.dataobj
     stored: np.dtype[Any] = proxy.dtype
-    layout = _layout_of(header)
+    layout = _layout_of(header, series)
     rescale = Rescale(float(proxy.slope), float(proxy.inter))
     compressed = path.name.lower().endswith(".gz")
     voxel_size, unit = _voxel_size_of(header)
@@ -57,23 +57,31 @@ def open_nifti(path: Path) -> NiftiSource:
         unit=unit,
         affine=image.affine,
         why_expensive="gzip, decoded from the beginning" if compressed else "",
+        time_step=_time_step(header) if series else None,
     )
     array = Gzipped(path, proxy) if compressed else _plain(path, proxy.offset, layout, stored)
     return NiftiSource(description, layout, array, [path], array.close, rescale=rescale)
 
 
-def _layout_of(header: Any) -> Layout:
+def _layout_of(header: Any, series: bool) -> Layout:
     """On disk, outermost first: components (5th axis and beyond), time or channel (4th), z, y, x."""
     shape = header.get_data_shape()[::-1]
     names = "C" * (len(shape) - 3) + "ZYX"[-len(shape) :]
-    if len(shape) >= 4 and _has_time(header):
+    if len(shape) >= 4 and _has_time(header) and not series:
         names = names[:-4] + "T" + names[-3:]
     return Layout.named(names, shape)
 
 
 def _has_time(header: Any) -> bool:
     """Whether the fourth axis is time: it has a unit of time and a step. Many write channels there, without."""
-    return header.get_xyzt_units()[1] in ("sec", "msec", "usec") and float(header["pixdim"][4]) > 0
+    return _time_step(header) is not None
+
+
+def _time_step(header: Any) -> float | None:
+    """Seconds between the volumes of a series; None where the fourth axis is no time."""
+    seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1])
+    step = float(str(header["pixdim"][4]))  # 2.2, not the 2.200000047683716 of its float32
+    return step * seconds if seconds and step > 0 else None
 
 
 def _voxel_size_of(header: Any) -> tuple[VoxelSize | None, str]:

@@ -64,6 +64,9 @@ def _header(specification: Specification) -> Any:
         size_z, size_y, size_x = specification.voxel_size
         affine = np.diag([size_x, size_y, size_z, 1.0]) if affine is None else affine
         header.set_xyzt_units({"um": "micron", "mm": "mm"}[specification.unit])
+    if specification.channels and specification.time_step is not None:
+        header["pixdim"][4] = specification.time_step
+        header.set_xyzt_units(header.get_xyzt_units()[0], "sec")
     if affine is not None:
         header.set_qform(affine, code="scanner")
         header.set_sform(affine, code="scanner")

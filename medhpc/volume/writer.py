@@ -35,6 +35,8 @@ class Specification:
         (z, y, x) in ``um`` or ``mm``; None and ``""`` when unknown.
     affine : array of 4 x 4 or None
         For NIfTI: from voxel (x, y, z) to RAS, in `unit`.
+    time_step : float or None
+        For NIfTI: seconds between the volumes of a series.
     """
 
     shape: Index
@@ -43,6 +45,7 @@ class Specification:
     voxel_size: VoxelSize | None
     unit: str
     affine: np.ndarray[Any, Any] | None
+    time_step: float | None = None
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:

@@ -1,0 +1,270 @@
+"""``medhpc dip`` and ``medhpc dip-plan``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medhpc.cli import early, options, show
+
+if TYPE_CHECKING:
+    from medhpc.dip.plan import Plan
+    from medhpc.dip.results import DipResult, Standing
+
+LIVE_SECONDS = 0.5  # between two lines on a terminal, each in place of the one before
+
+network = options.together(
+    click.option(
+        "--method",
+        type=click.Choice(["dip", "r2r"]),
+        default="dip",
+        show_default=True,
+        help="dip: a network makes the image of a random code; r2r: it is taught by noise added (white noise only).",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(["paper", "small"]),
+        default="paper",
+        show_default=True,
+        help="paper: 128 channels on 5 levels, for a GPU; small: 16, 32, 48, for CPUs.",
+    ),
+    click.option("--channels", type=click.IntRange(1), metavar="C", help="Channels of every level."),
+    click.option("--scales", type=click.IntRange(1, 10), metavar="N", help="Levels of the network."),
+    click.option(
+        "--factor",
+        type=click.Choice(["1", "2", "4"]),
+        default="1",
+        show_default=True,
+        help="Make an image that is so many times finer along each axis.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Of the convolutions: bf16 on GPUs that have it, fp32 on CPUs.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Levels, from the finest on, that are computed twice and not kept: less memory, a third more time.",
+    ),
+)
+
+
+@click.command(short_help="Denoise a volume by a network that sees nothing else.")
+@click.argument("noisy")
+@click.argument("clean")
+@network
+@click.option("--iterations", type=click.IntRange(1), metavar="N", help="At most so many; the preset's unless given.")
+@click.option(
+    "--noise",
+    type=click.Choice(["auto", "gaussian", "rician"]),
+    default="auto",
+    show_default=True,
+    help="Rician is that of MR magnitude images; auto looks at the air around the body.",
+)
+@click.option(
+    "--sigma", type=click.FloatRange(0, min_open=True), metavar="S", help="Noise level in the volume's numbers."
+)
+@click.option(
+    "--stop",
+    type=click.Choice(["auto", "held-out", "emv", "none"]),
+    default="auto",
+    show_default=True,
+    help="When: at the least error of voxels held out, at the least variance of the outputs, at the last iteration.",
+)
+@click.option(
+    "--tv", type=click.FloatRange(0), default=0.0, show_default=True, metavar="W", help="Weight of total variation."
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Average of so many runs, with their standard deviation as CLEAN.std.",
+)
+@click.option("--mask", metavar="M", help="Volume of known voxels; where it is zero, the image is restored.")
+@click.option("--truth", metavar="T", help="Volume without noise: curves of PSNR and SSIM.")
+@click.option(
+    "--data-range",
+    type=click.FloatRange(0, min_open=True),
+    metavar="R",
+    help="What PSNR is relative to; the range of the truth unless given.",
+)
+@click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
+@options.channel
+@options.device
+@options.threads
+@options.as_json
+def dip(
+    noisy: str,
+    clean: str,
+    checkpoint: int,
+    mask: str | None,
+    truth: str | None,
+    data_range: float | None,
+    compare: bool,
+    resume: bool,
+    channel: int | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
+
+    Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
+    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes.
+
+    \b
+      medhpc dip head.nii.gz clean.nii.gz
+      medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
+    """
+    early.check_volume(noisy, channel, series=True)
+    early.check_out(clean, noisy)
+    from medhpc.dip.denoise import denoise
+    from medhpc.dip.options import Options
+
+    chosen = Options(**{**settings, "factor": int(settings["factor"])})
+    with _telling() as tell:
+        result = denoise(
+            noisy,
+            clean,
+            options=chosen,
+            mask=mask,
+            truth=truth,
+            data_range=data_range,
+            channel=channel,
+            checkpointed=checkpoint,
+            compare=compare,
+            device=device,
+            threads=threads,
+            resume=resume,
+            progress=tell,
+        )
+    if as_json:
+        show.as_json(result.as_dict())
+    else:
+        _print(result)
+
+
+@click.command("dip-plan", short_help="Say what `dip` needs, before it runs.")
+@click.argument("volume")
+@network
+@options.channel
+@options.as_json
+def dip_plan(volume: str, channel: int | None, as_json: bool, **settings: Any) -> None:
+    """Say how much memory and computing `dip` takes for VOLUME; no GPU is needed to know, and no voxel is read.
+
+    \b
+      medhpc dip-plan head.nii.gz
+    """
+    early.check_volume(volume, channel, series=True)
+    from medhpc.dip.options import Options
+    from medhpc.dip.plan import plan
+
+    del settings["checkpoint"], settings["precision"]  # all of them are told
+    found = plan(volume, Options(**{**settings, "factor": int(settings["factor"])}), channel=channel)
+    if as_json:
+        show.as_json(found.as_dict())
+    else:
+        _print_plan(found)
+
+
+@contextmanager
+def _telling() -> Iterator[Callable[[Standing], None]]:
+    """One line that is written again and again on a terminal; elsewhere, a line now and then."""
+    terminal = sys.stderr.isatty()
+    pause = LIVE_SECONDS if terminal else show.LINE_SECONDS
+    last = time.monotonic() - pause + min(pause, 2.0)
+
+    def tell(standing: Standing) -> None:
+        nonlocal last
+        if time.monotonic() - last >= pause:
+            click.echo(f"\r\x1b[K{standing}" if terminal else str(standing), err=True, nl=not terminal)
+            last = time.monotonic()
+
+    try:
+        yield tell
+    finally:
+        if terminal:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _print(result: DipResult) -> None:
+    """What came of it."""
+    seconds = sum(run.seconds for run in result.runs)
+    iterations = sum(run.iterations for run in result.runs)
+    first = result.runs[0]
+    lines = {
+        "clean": f"{result.clean}\n{show.shape(result.shape)} voxels",
+        "network": f"{result.parameters:,} parameters",
+        "noise": f"{first.noise}, sigma {first.sigma:.4g}",
+        "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({result.device}, {result.precision})",
+        "chosen": ", ".join(f"iteration {run.chosen}" for run in result.runs),
+        "pictures": f"{result.picture}",
+        "history": f"{result.history}",
+    }
+    if any(run.resumed_at for run in result.runs):
+        lines["taken"] += ", going on from where it was interrupted"
+    if result.deviation:
+        lines["deviation"] = f"{result.deviation}, of {len({run.seed for run in result.runs})} runs"
+    if result.psnr is not None:
+        lines["PSNR"] = f"{_decibels(result.psnr)}, of NOISY {_decibels(result.psnr_noisy)}"
+    show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
+    if result.compared:
+        click.echo(show.table([_row(row) for row in _methods(result, seconds)]))
+
+
+def _methods(result: DipResult, seconds: float) -> list[dict[str, Any]]:
+    mine = {"method": "medhpc dip", "setting": None, "seconds": seconds, "psnr": result.psnr, "ssim": result.ssim}
+    return [mine, *(dict(row) for row in result.compared)]
+
+
+def _row(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "method": row["method"],
+        "strength": "-" if row["setting"] is None else f"{row['setting']:g}",
+        "seconds": f"{row['seconds']:.1f}",
+        "PSNR": _decibels(row["psnr"]),
+        "SSIM": show.number(row["ssim"]),
+    }
+
+
+def _decibels(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} dB"
+
+
+def _print_plan(plan: Plan) -> None:
+    """Memory by precision and checkpointing, and what to ask SLURM for."""
+    show.fields(
+        {
+            "volume": f"{plan.volume}\n{show.shape(plan.shape)} voxels, computed as {show.shape(plan.filled)}",
+            "network": f"{plan.parameters:,} parameters on {plan.levels} levels",
+            "work": f"{plan.flops / 1e12:.3g} TFLOP per iteration",
+        }
+    )
+    click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))
+    click.echo("workspace of the GPU's libraries comes on top: " + show.memory(plan.workspace) + " is allowed for")
+
+
+def _plan_row(need: Any) -> dict[str, str]:
+    levels = {f"level {number}": show.memory(kept) for number, kept in enumerate(need.kept)}
+    return {
+        "precision": need.precision,
+        "--checkpoint": f"{need.checkpointed}",
+        **levels,
+        "peak": show.memory(need.peak),
+    }

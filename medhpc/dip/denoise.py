@@ -1,0 +1,148 @@
+"""Volumes in, volumes out: each volume of a series by itself, one or several runs, and what is known about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medhpc import engine as engines
+from medhpc.dip.files import Files, open_image, read_like, write_like
+from medhpc.dip.noise import WHITE
+from medhpc.dip.options import Options
+from medhpc.dip.pictures import draw
+from medhpc.dip.precision import settle
+from medhpc.dip.results import DipResult, RunRecord, Standing
+from medhpc.dip.work import Work
+from medhpc.errors import BadOption, MedhpcError
+from medhpc.nets.identity import Identity
+from medhpc.run.durable import write_durably
+
+Array = NDArray[np.float32]
+
+
+def denoise(
+    noisy: str | Path,
+    clean: str | Path,
+    *,
+    options: Options | None = None,
+    mask: str | Path | None = None,
+    truth: str | Path | None = None,
+    data_range: float | None = None,
+    channel: int | None = None,
+    checkpointed: int = 0,
+    compare: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = True,
+    progress: Callable[[Standing], None] | None = None,
+) -> DipResult:
+    """Denoise a volume by a network that learns from nothing else, and write it to `clean`.
+
+    Killed at any moment, the same call goes on from its last checkpoint (in a hidden folder beside `clean`, every
+    minute); on a CPU the result is then the same to the last bit.
+
+    Parameters
+    ----------
+    noisy, clean : path
+        Volumes of any format. Voxel type, voxel size and affine travel along. Channels of an image of one plane (a
+        photo) are denoised together, those of a volume one by one.
+    options : Options
+    mask : path, optional
+        Volume of the same shape: voxels where it is zero are not believed, and restored. Method ``dip`` only.
+    truth : path, optional
+        Noise-free volume of the shape of `clean`, for curves of PSNR and SSIM; nothing is learnt from it.
+    data_range : float, optional
+        What PSNR is relative to; the range of the truth unless given.
+    channel : int, optional
+        Denoise this channel only.
+    checkpointed : int
+        Levels of the network, from the finest on, whose insides are computed twice rather than kept.
+    compare : bool
+        Also run filters that need no network; see :mod:`medhpc.dip.compare`.
+    device, threads
+        As in :func:`medhpc.engine.load`.
+    resume : bool
+        False removes what an earlier attempt left.
+    progress : callable, optional
+        Called with a :class:`medhpc.dip.results.Standing` after each iteration.
+
+    Raises
+    ------
+    MedhpcError
+        BadOption, NonFinite and those of volumes.
+    """
+    options = options or Options()
+    if mask is not None and options.method == "r2r":
+        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
+    if compare and (mask is not None or options.factor > 1):
+        raise BadOption("compare works without mask and factor: filters do not restore voxels")
+    files = Files(clean, noisy)
+    image = open_image(noisy, channel)
+    chosen = engines.load(Identity(), device=device, threads=threads).device
+    work = Work(
+        image=image,
+        options=options,
+        mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
+        truth=None if truth is None else read_like(truth, image.fine_shape(options.factor), "truth", image.channels),
+        data_range=data_range,
+        device=chosen,
+        precision=settle(options.precision, chosen),
+        checkpointed=checkpointed,
+        folder=files.work,
+        progress=progress,
+    )
+    if not resume:
+        shutil.rmtree(files.work, ignore_errors=True)
+    files.work.mkdir(exist_ok=True)
+    try:
+        outputs, records, parameters = work.all_runs()
+    except MedhpcError:
+        with suppress(OSError):  # not empty: what is done is kept
+            files.work.rmdir()
+        raise
+    mean = outputs.mean(0)  # (channels, z, y, x)
+    write_like(files.clean, mean, image, options.factor)
+    deviation = files.beside("std") if options.runs > 1 else None
+    if deviation:
+        write_like(deviation, outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
+    compared = work.compare() if compare else ()
+    result = DipResult(
+        clean=Path(clean),
+        deviation=deviation,
+        picture=files.picture,
+        history=files.history,
+        shape=image.fine_shape(options.factor),
+        parameters=parameters,
+        device=str(chosen),
+        precision=work.precision,
+        runs=records,
+        **work.measures(mean),
+        compared=compared,
+        notes=_notes(options, records, work.precision, chosen),
+    )
+    draw(files.picture, result.runs, image.voxels, mean, work.truth)
+    write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
+    shutil.rmtree(files.work)
+    return result
+
+
+def _notes(options: Options, records: list[RunRecord], precision: str, device: torch.device) -> list[str]:
+    """What the user should know."""
+    notes = []
+    if precision == "fp16" and device.type == "cpu":
+        notes.append("fp16 on a CPU is slow: fp32 is exact and faster there")
+    if max(record.residual_correlation for record in records) > WHITE:
+        advice = "r2r needs white noise of known sigma" if options.method == "r2r" else "stop earlier (--iterations)"
+        notes.append(f"what was taken away does not look like white noise, it may hold parts of the image: {advice}")
+    if any(record.restores for record in records):
+        notes.append(f"{sum(record.restores for record in records)} times the fit collapsed and was taken back")
+    if options.stops_by != "none" and any(record.iterations == record.chosen for record in records):
+        notes.append("the fit was still getting better at the last iteration: allow more (--iterations)")
+    return notes

@@ -1,0 +1,244 @@
+"""The descent for one image: network, code, steps, when to stop. Reads top to bottom.
+
+The recipe is that of Ulyanov et al. (CVPR 2018), measured again on a brain MRI: noise on the input and the running
+average of the outputs are worth a decibel each, and 3 % of the voxels held out of the loss tell when to stop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medhpc.dip import loss as losses
+from medhpc.dip.draws import Draws, Purpose
+from medhpc.dip.measures import similarity
+from medhpc.dip.options import Options
+from medhpc.dip.precision import HALVES, arithmetic, autocast, float32_up_to
+from medhpc.dip.problem import Problem, held_out
+from medhpc.dip.state import State
+from medhpc.nets.resample import lanczos2
+
+LEARNING_RATE = 0.01
+CODE_SIZE = 0.1
+INPUT_NOISE = 1 / 30
+RECORRUPTION = 0.5
+"""How much of the noise drawn is added to the input of r2r; twice of it, 1 / 0.5, is taken from the target."""
+
+LOOK_EVERY = 10
+"""Iterations between two entries of the history, and between two decisions whether to stop."""
+SIMILARITY_EVERY = 50
+PATIENCE = {"held-out": 200, "emv": 1000}
+"""Iterations after the best one before the descent stops."""
+EMV_WARM_UP = 30
+"""Iterations in which the variance means nothing yet."""
+KEEP_EVERY = 100
+DROP_DB = 5.0
+"""A fit to the image that is so much worse than the one kept is a collapse, not learning."""
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a descent is kept: its file, and what tells it from another's."""
+
+    path: Path
+    identity: Mapping[str, Any]
+
+
+def descend(
+    problem: Problem,
+    options: Options,
+    seed: int,
+    *,
+    precision: str,
+    checkpointed: int = 0,
+    place: Place | None = None,
+    progress: Callable[[int, int, State], None] | None = None,
+) -> State:
+    """Denoise one image.
+
+    Parameters
+    ----------
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+    checkpointed : int
+        Levels of the network whose insides are computed twice rather than kept.
+    place : Place, optional
+        Where to go on from, and to keep what is done every minute.
+    progress : callable, optional
+        Called after each iteration with (iterations done, their bound, the state).
+
+    Returns
+    -------
+    State
+        Its `best` (by the stopping rule) or `average` is the result.
+    """
+    state = begin(problem, options, seed, precision, checkpointed)
+    if place and place.path.exists():
+        state.restore(place.path)
+    device = problem.image.device
+    state.network.float32_up_to = float32_up_to(precision, device, problem.ndim)
+    draws = Draws(seed, device)
+    out = held_out(problem, options, draws)
+    code = make_code(problem, options, draws, precision)
+    began = time.perf_counter() - state.seconds
+    saved = time.perf_counter()
+    while state.iteration < options.n_iterations and not has_stopped(state, options):
+        with arithmetic(precision):
+            take_step(state, problem, options, draws, code, problem.known - out, precision)
+        if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
+            look(state, problem, options, out)
+        state.seconds = time.perf_counter() - began
+        if place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            state.save(place.path, place.identity)
+            saved = time.perf_counter()
+        if progress:
+            progress(state.iteration, options.n_iterations, state)
+    return state
+
+
+def begin(problem: Problem, options: Options, seed: int, precision: str, checkpointed: int = 0) -> State:
+    """A network with fresh weights, and its optimizer."""
+    device = problem.image.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = options.network(problem.ndim, problem.image.shape[1])  # drawn on the CPU, the same for every device
+    if device.type != "cpu":  # the imagined tensors of a plan cannot be moved, not even to where they are
+        network = network.to(device)
+    network.checkpointed = checkpointed
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return State(network=network, optimizer=optimizer, scaler=scaler)
+
+
+def make_code(problem: Problem, options: Options, draws: Draws, precision: str = "fp32") -> Tensor:
+    """What the network makes the image of: (1, channels, fine space), no finer than it sees. Of r2r, the image."""
+    if options.method == "r2r":
+        return problem.image
+    shape = problem.result_shape(options.factor)
+    channels = options.input_channels(shape[1])
+    code = draws.uniform(Purpose.CODE, (1, channels, *shape[2:])).mul_(CODE_SIZE)
+    return code.to(HALVES.get(precision, torch.float32))
+
+
+def take_step(
+    state: State,
+    problem: Problem,
+    options: Options,
+    draws: Draws,
+    code: Tensor,
+    weights: Tensor,
+    precision: str,
+) -> None:
+    """One iteration; where the fit has collapsed, back to where it had not in place of a step.
+
+    Parameters
+    ----------
+    code : Tensor (1, channels, fine space)
+    weights : Tensor (1, 1, space)
+        1 for the voxels that the loss counts.
+    """
+    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
+    output, fitted = forward(state, options, seen, precision)
+    with torch.no_grad():
+        state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights).item()
+    fit = losses.decibels(state.loss)
+    state.iteration += 1
+    if state.kept and not fit > state.kept_fit - DROP_DB:
+        state.go_back()
+        return
+    if (state.iteration - 1) % KEEP_EVERY == 0 and math.isfinite(fit):
+        state.keep(fit)
+    loss = loss_of(problem, options, output, fitted, wanted, weights)
+    state.optimizer.zero_grad()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.add(output.detach())
+
+
+def forward(state: State, options: Options, seen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """What the network makes of its input, and that at the resolution of the image."""
+    with autocast(precision, seen.device):
+        output = state.network(seen)  # (1, channels, fine space), float32
+    return output, output if options.factor == 1 else lanczos2(output, options.factor)
+
+
+def loss_of(
+    problem: Problem, options: Options, output: Tensor, fitted: Tensor, wanted: Tensor, weights: Tensor
+) -> Tensor:
+    """What the step makes smaller."""
+    loss = losses.mean_over(errors_of(problem, options, fitted, wanted), weights)
+    if options.tv:
+        loss = loss + options.tv * losses.total_variation(output)
+    return loss
+
+
+def inputs_of(
+    problem: Problem, options: Options, draws: Draws, code: Tensor, iteration: int, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """What the network sees in this iteration, and what it should make of it.
+
+    ``r2r`` is recorrupted-to-recorrupted (Pang et al., CVPR 2021): of an image y with noise of deviation s, the pair
+    y + a n and y - n / a with fresh n ~ N(0, s^2) has independent noise, so that the first can teach the second.
+    """
+    dtype = HALVES.get(precision, torch.float32)  # what autocast would make of it, and keep beside it
+    if options.method == "r2r":
+        drawn = draws.normal(Purpose.RECORRUPTION, problem.image.shape, iteration).mul_(problem.noise.sigma)
+        return (problem.image + RECORRUPTION * drawn).to(dtype), problem.image - drawn / RECORRUPTION
+    drawn = draws.normal(Purpose.INPUT_NOISE, code.shape, iteration)
+    return drawn.mul_(INPUT_NOISE).add_(code).to(dtype), problem.image
+
+
+def errors_of(problem: Problem, options: Options, found: Tensor, wanted: Tensor) -> Tensor:
+    """Per voxel: by the likelihood of the noise; r2r has normal noise, its image was transformed for it."""
+    if problem.noise.kind == "rician" and options.method == "dip" and problem.noise.sigma > 0:
+        return losses.rician(found, wanted, problem.noise.sigma)
+    return losses.squared(found, wanted)
+
+
+@torch.no_grad()
+def look(state: State, problem: Problem, options: Options, out: Tensor) -> None:
+    """Enter how it stands into the history, and prefer this average if the stopping rule does."""
+    if state.average is None:
+        return
+    fitted = state.average if options.factor == 1 else lanczos2(state.average, options.factor)
+    entry: dict[str, Any] = {
+        "iteration": state.iteration,
+        "seconds": state.seconds,
+        "loss": losses.mean_over(losses.squared(fitted, problem.image), problem.known - out).item(),
+        "emv": state.emv,
+        "held_out": None,
+        "psnr": None,
+        "ssim": None,
+    }
+    if options.stops_by == "held-out":
+        entry["held_out"] = losses.mean_over(errors_of(problem, options, fitted, problem.image), out).item()
+        state.prefer(entry["held_out"])
+    elif options.stops_by == "emv" and state.iteration >= EMV_WARM_UP:
+        state.prefer(state.emv)
+    if problem.truth is not None:
+        error = losses.squared(state.average, problem.truth).mean().item()
+        entry["psnr"] = losses.decibels(error / problem.data_range**2)
+        if state.iteration % SIMILARITY_EVERY == 0 or state.iteration == options.n_iterations:
+            entry["ssim"] = similarity(state.average, problem.truth, problem.data_range)
+    state.history.append(entry)
+
+
+def has_stopped(state: State, options: Options) -> bool:
+    """Whether the best average is long ago."""
+    patience = PATIENCE.get(options.stops_by, math.inf)
+    return state.best is not None and state.iteration - state.best_iteration >= patience
+
+
+def result_of(state: State) -> Tensor:
+    """(1, channels, fine space): the average that the stopping rule chose, or the last one."""
+    result = state.average if state.best is None else state.best
+    assert result is not None
+    return result

@@ -1,0 +1,146 @@
+"""What is read and written, and how the files beside a result are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from medhpc.errors import BadOption, BadTruth
+from medhpc.geometry import Box, Index
+from medhpc.volume import check_writable, create_volume, open_volume
+
+SUFFIXES = (".nii.gz", ".ome.zarr", ".ome.tif", ".ome.tiff")
+
+
+class Files:
+    """A result and what lies beside it."""
+
+    def __init__(self, clean: str | Path, noisy: str | Path) -> None:
+        self.clean = str(clean)
+        self._file = check_writable(clean, noisy)
+        name = self._file.name
+        self._suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), self._file.suffix)
+        self._stem = name[: -len(self._suffix)]
+        self.work = self._file.with_name(f".{name}.dip")
+        """Finished runs and checkpoints, until all is done."""
+        self.picture = self._file.with_name(f"{self._stem}.dip.png")
+        self.history = self._file.with_name(f"{self._stem}.dip.json")
+
+    def beside(self, word: str) -> Path:
+        """A volume of the same format: brain.nii.gz, brain.std.nii.gz."""
+        return self._file.with_name(f"{self._stem}.{word}{self._suffix}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A whole volume in memory, and what its file says of it: voxels (channels, z, y, x) float32."""
+
+    voxels: NDArray[np.float32]
+    axes: str
+    dtype: np.dtype[Any]
+    voxel_size: tuple[float, float, float] | None
+    unit: str
+    affine: NDArray[Any] | None
+    time_step: float | None
+    fingerprint: dict[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """One where there is no such axis."""
+        return len(self.voxels)
+
+    @property
+    def shape(self) -> Index:
+        """(z, y, x)."""
+        _, z, y, x = self.voxels.shape
+        return z, y, x
+
+    def fine_shape(self, factor: int) -> Index:
+        """(z, y, x) of the result; a single plane stays one."""
+        z, y, x = self.shape
+        return z if z == 1 else factor * z, factor * y, factor * x
+
+    def parts(self) -> Iterator[slice]:
+        """Channels that are denoised together: the colours of a plane, each volume of a series."""
+        if self.shape[0] == 1:
+            yield slice(0, self.channels)
+        else:
+            yield from (slice(n, n + 1) for n in range(self.channels))
+
+
+def open_image(path: str | Path, channel: int | None = None) -> Image:
+    """Read a volume whole."""
+    with open_volume(path, channel=channel, series=True) as volume:
+        return Image(
+            voxels=volume.read(Box.whole(volume.shape)).astype(np.float32),
+            axes=volume.axes,
+            dtype=volume.dtype,
+            voxel_size=volume.voxel_size,
+            unit=volume.unit,
+            affine=volume.affine,
+            time_step=volume.time_step,
+            fingerprint=volume.fingerprint(),
+        )
+
+
+def read_like(path: str | Path, shape: Index, what: str, channels: int | None = None) -> NDArray[np.float32]:
+    """Read a volume (channels, z, y, x) that must have a shape.
+
+    Raises
+    ------
+    BadOption, BadTruth
+        It has another.
+    """
+    with open_volume(path, series=True) as volume:
+        if volume.shape != shape or volume.channels != (channels or volume.channels):
+            wrong = BadTruth if what == "truth" else BadOption
+            raise wrong(
+                f"{path}: {what} of {volume.channels} x {volume.shape} voxels, expected {channels or 1} x {shape}"
+            )
+        return volume.read(Box.whole(volume.shape)).astype(np.float32)
+
+
+def write_like(
+    path: str | Path, voxels: NDArray[np.float32], image: Image, factor: int = 1, dtype: DTypeLike | None = None
+) -> None:
+    """Write (channels, z, y, x) as the image's file was: dtype, channels, voxel size, affine."""
+    stored = np.dtype(image.dtype if dtype is None else dtype)
+    fine = tuple(1 if n == m else factor for n, m in zip(image.shape, voxels.shape[1:], strict=True))
+    size = image.voxel_size
+    if size is not None:
+        size = (size[0] / fine[0], size[1] / fine[1], size[2] / fine[2])
+    with create_volume(
+        path,
+        (voxels.shape[1], voxels.shape[2], voxels.shape[3]),
+        stored,
+        channels=image.channels if image.axes == "CZYX" else 0,
+        voxel_size=size,
+        unit=image.unit,
+        affine=_finer(image.affine, fine),
+        time_step=image.time_step,
+    ) as writer:
+        for z0 in range(0, voxels.shape[1], writer.slab):
+            writer.write(z0, _cast(voxels[:, z0 : z0 + writer.slab], stored))
+
+
+def _cast(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """To the nearest number that the type has."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max).astype(dtype)
+
+
+def _finer(affine: NDArray[Any] | None, factors: tuple[int, ...]) -> NDArray[Any] | None:
+    """From fine voxels (x, y, z): those that become a coarse one have its centre in their middle."""
+    if affine is None:
+        return None
+    step = np.eye(4)
+    for axis, factor in enumerate(reversed(factors)):
+        step[axis, axis], step[axis, 3] = 1 / factor, (1 / factor - 1) / 2
+    return affine @ step

@@ -1,0 +1,211 @@
+"""The runs of one volume: each of its parts by each seed, and what an earlier attempt made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medhpc.dip.descent import Place, descend, result_of
+from medhpc.dip.files import Image
+from medhpc.dip.measures import agreement
+from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
+from medhpc.dip.options import Options
+from medhpc.dip.plan import need
+from medhpc.dip.problem import Problem, pose
+from medhpc.dip.results import RunRecord, Standing
+from medhpc.dip.stabilise import from_stable, to_stable
+from medhpc.dip.state import State
+from medhpc.errors import BadOption, NotEnoughMemory
+from medhpc.nets.files import read_tensors, write_tensors
+
+Array = NDArray[np.float32]
+
+
+class Work:
+    """The runs of one volume."""
+
+    def __init__(
+        self,
+        *,
+        image: Image,
+        options: Options,
+        mask: NDArray[Any] | None,
+        truth: Array | None,
+        data_range: float | None,
+        device: torch.device,
+        precision: str,
+        checkpointed: int,
+        folder: Path,
+        progress: Callable[[Standing], None] | None,
+    ) -> None:
+        self.image, self.options, self.mask, self.truth = image, options, mask, truth
+        self.data_range, self.device, self.precision = data_range, device, precision
+        self.checkpointed, self.folder, self.progress = checkpointed, folder, progress
+        self.identity = {
+            "options": options.as_json(),
+            "volume": image.fingerprint,
+            "precision": precision,
+            "device": device.type,
+            "mask": None if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+        }
+
+    def all_runs(self) -> tuple[Array, list[RunRecord], int]:
+        """(runs, channels, z, y, x) in the volume's numbers, what is said of each run, and the network's size."""
+        results, records, parameters = [], [], 0
+        parts = list(self.image.parts())
+        for run in range(self.options.runs):
+            made = []
+            for number, channels in enumerate(parts):
+                output, record, parameters = self._one(number, channels, run, len(parts))
+                made.append(output)
+                records.append(record)
+            results.append(np.concatenate(made))
+        return np.stack(results), records, parameters
+
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> tuple[Array, RunRecord, int]:
+        """One descent, or what an earlier attempt made of it."""
+        name = f"part{number}-run{run}"
+        done = self.folder / f"{name}.safetensors"
+        place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
+        if done.exists():
+            tensors, about = read_tensors(done)
+            self._check(done, about)
+            return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
+        if place.path.exists():
+            self._check(place.path, read_tensors(place.path)[1])
+        output, record, parameters = self._descend(number, channels, run, parts, place)
+        about = {"identity": self.identity, "record": asdict(record), "parameters": parameters}
+        write_tensors(done, {"output": torch.from_numpy(output)}, about)
+        place.path.unlink(missing_ok=True)
+        return output, record, parameters
+
+    def _descend(
+        self, number: int, channels: slice, run: int, parts: int, place: Place
+    ) -> tuple[Array, RunRecord, int]:
+        options, voxels = self.options, self.image.voxels[channels]
+        noise = self._noise(voxels)
+        stable = options.method == "r2r" and noise.kind == "rician"
+        truth = None if self.truth is None else self.truth[channels]
+        problem = pose(
+            to_stable(voxels, noise.sigma) if stable else voxels,
+            noise,
+            self.device,
+            mask=self.mask,
+            truth=truth,
+            data_range=self.data_range,
+        )
+        resumed_at = read_tensors(place.path)[1]["iteration"] if place.path.exists() else 0
+        seed, part = options.seed + run, number + run * parts
+        try:
+            state = descend(
+                problem,
+                options,
+                seed,
+                precision=self.precision,
+                checkpointed=self.checkpointed,
+                place=place,
+                progress=self._teller(part + 1, parts * options.runs),
+            )
+        except torch.OutOfMemoryError:
+            raise self._too_large(problem) from None
+        found = result_of(state)[0].cpu().numpy()  # (channels, space)
+        output = problem.scale.back(found if found.ndim == 4 else found[:, None])
+        record = RunRecord(
+            part=number,
+            seed=seed,
+            iterations=state.iteration,
+            chosen=state.best_iteration or state.iteration,
+            seconds=round(state.seconds, 2),
+            resumed_at=resumed_at,
+            restores=state.restores,
+            noise=noise.kind,
+            sigma=noise.sigma,
+            residual_correlation=self._correlation(voxels, output),
+            history=state.history,
+        )
+        return from_stable(output, noise.sigma) if stable else output, record, state.network.n_parameters
+
+    def _too_large(self, problem: Problem) -> NotEnoughMemory:
+        """What it takes, and what would take the least."""
+        shape = tuple(problem.image.shape)
+        wanted, least = (
+            need(shape, self.options, precision, levels).peak / 2**30
+            for precision, levels in ((self.precision, self.checkpointed), ("bf16", 2))
+        )
+        return NotEnoughMemory(
+            f"{self.device} has too little memory: tensors take {wanted:.3g} GiB, with --precision bf16 --checkpoint 2 "
+            f"{least:.3g} GiB (see medhpc dip-plan); fewer --channels take less"
+        )
+
+    def _noise(self, voxels: Array) -> Noise:
+        """Each channel is measured, the middle one is taken; several in a plane are colours, and no magnitudes."""
+        options = self.options
+        colours = len(voxels) > 1 and voxels.shape[1] == 1
+        kind = "gaussian" if colours and options.noise == "auto" else options.noise
+        found = [estimate_noise(v[0] if len(v) == 1 else v, kind, options.sigma) for v in voxels]
+        return sorted(found, key=lambda noise: noise.sigma)[len(found) // 2]
+
+    def _correlation(self, voxels: Array, output: Array) -> float:
+        if self.options.factor > 1 or self.mask is not None:
+            return 0.0
+        return max(neighbour_correlation(one - other) for one, other in zip(voxels, output, strict=True))
+
+    def _teller(self, part: int, parts: int) -> Callable[[int, int, State], None] | None:
+        if self.progress is None:
+            return None
+        tell = self.progress
+
+        def report(done: int, total: int, state: State) -> None:
+            last: Mapping[str, Any] = state.history[-1] if state.history else {}
+            tell(
+                Standing(
+                    part=part,
+                    parts=parts,
+                    iteration=done,
+                    iterations=total,
+                    seconds_per_iteration=state.seconds / done,
+                    loss=state.loss,
+                    emv=state.emv,
+                    psnr=last.get("psnr"),
+                )
+            )
+
+        return report
+
+    def _check(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Refuse what another denoising left."""
+        other = about.get("identity") or {}
+        mine = json.loads(json.dumps(self.identity))
+        if other == mine:
+            return
+        changed = [key for key in mine if key != "options" and mine[key] != other.get(key)]
+        theirs = other.get("options") or {}
+        changed += [key for key, value in mine["options"].items() if theirs.get(key) != value]
+        raise BadOption(
+            f"{path.parent} was left by a denoising that differs in {', '.join(changed) or 'its version'}: repeat that "
+            "one's options to go on with it, or say --no-resume to begin anew"
+        )
+
+    def measures(self, mean: Array) -> dict[str, float | None]:
+        """PSNR and SSIM against the truth."""
+        if self.truth is None:
+            return {"psnr": None, "psnr_noisy": None, "ssim": None}
+        psnr, ssim = agreement(mean, self.truth, self.data_range)
+        same = self.options.factor == 1
+        noisy = agreement(self.image.voxels, self.truth, self.data_range)[0] if same else None
+        return {"psnr": psnr, "psnr_noisy": noisy, "ssim": ssim}
+
+    def compare(self) -> list[dict[str, Any]]:
+        """Filters that need no network, on the same volume."""
+        from medhpc.dip.compare import compare
+
+        noise = self._noise(self.image.voxels)
+        return compare(self.image.voxels, noise.sigma, self.truth, self.data_range)

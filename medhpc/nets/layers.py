@@ -1,0 +1,107 @@
+"""The layers of hourglass networks, in two or three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medhpc.nets.resample import lanczos2, pad_by_reflection
+
+ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
+    "LeakyReLU": lambda in_place: nn.LeakyReLU(0.2, inplace=in_place),
+    "Swish": lambda _: nn.SiLU(),
+    "ELU": lambda _: nn.ELU(),
+    "none": lambda _: nn.Identity(),
+}
+PADDINGS = ("reflection", "zero")
+UPSAMPLINGS = {"linear": ("bilinear", "trilinear"), "nearest": ("nearest", "nearest")}
+DOWNSAMPLINGS = ("stride", "avg", "max", "lanczos2")
+EPSILON = 1e-5
+
+
+class Norm(nn.Module):
+    """Batch normalisation by the statistics of the block at hand, in training and after it.
+
+    Mean and variance are summed in float32, whatever the block's dtype; there are no running averages, for there is
+    one block only.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, space), any floating dtype, to the same."""
+        # The function behind F.batch_norm, which refuses a single voxel; that becomes the bias here.
+        return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
+
+
+class Downsampling(nn.Sequential):
+    """A convolution to half the resolution: by its stride, or with a filter behind it."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, mode: str, **options: Any) -> None:
+        stride = 2 if mode == "stride" else 1
+        convolved = convolution(in_channels, out_channels, size, stride=stride, **options)
+        pools = {"avg": (nn.AvgPool2d, nn.AvgPool3d), "max": (nn.MaxPool2d, nn.MaxPool3d)}
+        if mode in pools:
+            super().__init__(convolved, pools[mode][options["ndim"] - 2](2))
+        elif mode == "lanczos2":
+            super().__init__(convolved, Lanczos2())
+        else:
+            super().__init__(convolved)
+
+
+class Lanczos2(nn.Module):
+    """Lanczos filter of support 2, to half the resolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, space) -> half of every axis."""
+        return lanczos2(x, 2)
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    *,
+    ndim: int,
+    bias: bool,
+    padding: str = "zero",
+    stride: int = 1,
+) -> nn.Module:
+    """A convolution that keeps the shape (but for the stride)."""
+    kind: Any = _Conv2d if ndim == 2 else _Conv3d
+    reach = size // 2
+    if padding == "zero" or not reach:
+        return kind(in_channels, out_channels, size, stride, padding=reach, bias=bias)
+    return kind(in_channels, out_channels, size, stride, bias=bias, reflected=reach)
+
+
+class _Reflecting:
+    """A convolution that sees `reflected` voxels beyond each border, and whose weights are not drawn without memory.
+
+    (To draw on device meta, torch would import its compiler, for seconds.)
+    """
+
+    def __init__(self, *args: Any, reflected: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.reflected = reflected
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_by_reflection(x, self.reflected) if self.reflected else x)  # type: ignore[misc]
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # type: ignore[attr-defined]
+            super().reset_parameters()  # type: ignore[misc]
+
+
+class _Conv2d(_Reflecting, nn.Conv2d):
+    pass
+
+
+class _Conv3d(_Reflecting, nn.Conv3d):
+    pass
