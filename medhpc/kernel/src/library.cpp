@@ -1,4 +1,4 @@
-// The C interface that medhpc/engine/native/library.py calls. Compiled once per instruction set.
+// The C interface that medhpc/kernel/library.py calls. Compiled once per instruction set.
 #include <cstdint>
 #include <new>
 

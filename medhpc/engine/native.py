@@ -1,4 +1,4 @@
-"""Evaluate an MS-D network by the compiled kernel."""
+"""The engine ``native``: MS-D networks on CPUs, by the compiled kernel (:mod:`medhpc.kernel`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from medhpc.engine.base import BlockTooLarge, Engine, why_not_msd
-from medhpc.engine.native.library import KINDS, NO_MEMORY, load_library, usable_variants, why_not_built
 from medhpc.geometry import Box, Index
+from medhpc.kernel import KINDS, NO_MEMORY, load_library, usable_variants, why_not_built
 from medhpc.nets import MSD
 from medhpc.nets.msd import WINDOW_EDGE
 
@@ -134,7 +134,7 @@ def _joined(parts: Sequence[torch.Tensor] | torch.nn.ParameterList) -> np.ndarra
 
 
 def _windows(network: MSD) -> np.ndarray:
-    """Each input's (low, high, middle, scale), as `Window` in src/head.h."""
+    """Each input's (low, high, middle, scale), as `Window` in kernel/src/head.h."""
     windows = []
     for window in network.window or [None] * network.in_channels:
         low, high = window or (-math.inf, math.inf)
