@@ -6,13 +6,24 @@ lattice of each dilation. The C++ is in ``src/``: ``convolve.h`` is where to beg
 """
 
 from medhpc.kernel.library import (
-    KINDS,
-    NO_MEMORY,
     VARIANTS,
     library_path,
     load_library,
+    open_library,
     usable_variants,
     why_not_built,
 )
+from medhpc.kernel.network import Architecture, KernelNetwork, Recording, Weights
 
-__all__ = ["KINDS", "NO_MEMORY", "VARIANTS", "library_path", "load_library", "usable_variants", "why_not_built"]
+__all__ = [
+    "VARIANTS",
+    "Architecture",
+    "KernelNetwork",
+    "Recording",
+    "Weights",
+    "library_path",
+    "load_library",
+    "open_library",
+    "usable_variants",
+    "why_not_built",
+]

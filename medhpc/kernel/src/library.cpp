@@ -1,9 +1,10 @@
-// The C interface that medhpc/kernel/library.py calls. Compiled once per instruction set.
+// The C interface that medhpc/kernel/library.py calls. Compiled once per instruction set, and for float64
+// (-DMSD_DOUBLE: each float32 below is float64 then) by tests.
 #include <cstdint>
 #include <new>
 
-#include "network.h"
 #include "peak.h"
+#include "recording.h"
 
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
@@ -14,8 +15,8 @@ enum Outcome { DONE = 0, NO_MEMORY = 1 };
 // Weights as in Architecture and Head; windows: (low, high, middle, scale) of each input; most_points: outputs of the
 // largest transform, 4 (fast) or 2 (rounds less). Null: no memory.
 PUBLIC void* msd_create(int inputs, int outputs, int maps, int width, int dimensions, int reflected,
-                        const int* dilations, const float* weights, const float* biases, const float* head_weights,
-                        const float* head_biases, const float* windows, int most_points) try {
+                        const int* dilations, const Real* weights, const Real* biases, const Real* head_weights,
+                        const Real* head_biases, const Real* windows, int most_points) try {
     const Architecture architecture{inputs,         outputs,   maps,    width, dimensions,
                                     reflected != 0, dilations, weights, biases};
     const Head head{inputs + maps, outputs, head_weights, head_biases};
@@ -31,10 +32,10 @@ PUBLIC int64_t msd_bytes(const void* network, const int* shape, int threads) {
     return static_cast<const Network*>(network)->bytes(shape, threads);
 }
 
-// Evaluate float32 voxels (inputs, z, y, x) with strides in bytes; wanted: first z, y, x and the end of z, y, x of what
+// Evaluate voxels, float32, (inputs, z, y, x) with strides in bytes; wanted: first z, y, x and the end of z, y, x of what
 // is wanted; result: that, (outputs or fewer, z, y, x), C order.
 PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, const int* shape, const int* wanted,
-                   int kind, int threads, float* result) try {
+                   int kind, int threads, Real* result) try {
     const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
     const Region region{{wanted[0], wanted[1], wanted[2]}, {wanted[3], wanted[4], wanted[5]}};
     const Block block{static_cast<const char*>(voxels), steps, shape, region};
@@ -43,6 +44,34 @@ PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, co
 } catch (const std::bad_alloc&) {
     return NO_MEMORY;
 }
+
+// Evaluate all of a block, as msd_run does it for RAW, and keep the maps: what msd_backward needs. The network must
+// outlive them. Null: no memory.
+PUBLIC void* msd_record(const void* network, const void* voxels, const int64_t* strides, const int* shape, int threads,
+                        Real* scores) try {
+    const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
+    const Region whole{{0, 0, 0}, {shape[0], shape[1], shape[2]}};
+    const Block block{static_cast<const char*>(voxels), steps, shape, whole};
+    return new Recording(*static_cast<const Network*>(network), block, threads, scores);
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+PUBLIC void msd_forget(void* recording) { delete static_cast<Recording*>(recording); }
+
+// From the gradients of the scores (outputs, z, y, x) those of the inputs (inputs, z, y, x), and of weights, biases and
+// the head's, which lie as in msd_create; null for inputs or weights: not wanted. May be called again.
+PUBLIC int msd_backward(const void* recording, const Real* scores, int threads, Real* inputs, Real* weights,
+                        Real* biases, Real* head_weights, Real* head_biases) try {
+    const Gradients gradients{inputs, weights, biases, head_weights, head_biases};
+    static_cast<const Recording*>(recording)->backward(scores, gradients, threads);
+    return DONE;
+} catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+}
+
+// Of the numbers in all arrays.
+PUBLIC int msd_number_bytes() { return sizeof(Real); }
 
 // Multiply-adds, counted as two, per second of processor time of one thread.
 PUBLIC double msd_peak(long rounds) { return measured_peak(rounds); }
