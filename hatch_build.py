@@ -49,7 +49,7 @@ def build(folder: Path) -> str:
     libraries = {folder / f"msd_{variant}.so": flags for variant, flags in variants.items()}
     changed = max(path.stat().st_mtime for path in (*(folder / "src").iterdir(), Path(__file__)))
     stale = [path for path in libraries if not path.exists() or path.stat().st_mtime < changed]
-    compiler = _compiler()
+    compiler = find_compiler()
     running = []
     for library in stale:
         library.unlink(missing_ok=True)
@@ -62,7 +62,8 @@ def build(folder: Path) -> str:
     return "; ".join(filter(None, [_finish(*one) for one in running]))
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """Path of ``$CXX``, or of what the system has."""
     chosen = os.environ.get("CXX")
     return shutil.which(chosen) if chosen else shutil.which("c++") or shutil.which("g++")
 

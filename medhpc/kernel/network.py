@@ -151,9 +151,10 @@ class Recording:
             head=np.empty((architecture.out_channels, channels), dtype),
             head_biases=np.empty(architecture.out_channels, dtype),
         )
+        scores = np.ascontiguousarray(scores, dtype)
         outcome = self._library.msd_backward(
             self._handle,
-            _address(np.ascontiguousarray(scores, dtype)),
+            _address(scores),
             threads,
             None if of_inputs is None else _address(of_inputs),
             _address(of_weights.kernels) if kernels else None,

@@ -66,7 +66,7 @@ def kernel_scores(network: MSD, planes: Tensor, library: ctypes.CDLL | None = No
     Tensor, shape (out_channels, planes, y, x)
     """
     library = library or load_library(usable_variants()[0])
-    parameters = [*network.weights, *network.biases, network.head_weight, network.head_bias]
+    parameters = network.parameters_in_order
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (planes, *parameters)):
         return _Scores.apply(library, network, planes, *parameters)
     block = _array(planes)
@@ -105,7 +105,7 @@ class _Scores(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:
         _, _, planes, *wanted = ctx.needs_input_grad
         layers = (len(ctx.shapes) - 2) // 2
         of_planes, of_weights = ctx.recording.backward(

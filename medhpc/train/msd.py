@@ -187,7 +187,7 @@ def _train(
         if say:
             say(_resumed(state, options, out))
     resumed_at = state.step
-    judging = engines.TorchEngine(state.network, device)  # shares the weights
+    judging = engines.TorchEngine(state.network, device, kernel=True)  # shares the weights
     held_out = [patch for example in examples for patch in example.held_out()]
 
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
