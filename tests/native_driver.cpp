@@ -23,7 +23,8 @@ void backward(void* network, const Case& c, const std::vector<float>& block, std
     const int64_t strides[4] = {4 * voxels, 4 * plane, 4 * c.shape[2], 4};
     std::vector<float> scores(c.outputs * voxels), inputs(c.inputs * voxels), of_weights(weights), biases(channels);
     std::vector<float> head(c.outputs * channels), head_biases(c.outputs);
-    void* recording = msd_record(network, block.data(), strides, c.shape, c.threads, scores.data());
+    void* spare = msd_spare();
+    void* recording = msd_record(network, spare, block.data(), strides, c.shape, c.threads, scores.data());
     for (int left_out = 0; left_out < 4; left_out++) {
         Real* const of_inputs = left_out & 1 ? nullptr : inputs.data();
         Real* const kernels = left_out & 2 ? nullptr : of_weights.data();
@@ -31,6 +32,7 @@ void backward(void* network, const Case& c, const std::vector<float>& block, std
                          head_biases.data()))
             std::abort();
     }
+    msd_forget_spare(spare);
     msd_forget(recording);
 }
 

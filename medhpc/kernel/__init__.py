@@ -13,13 +13,14 @@ from medhpc.kernel.library import (
     usable_variants,
     why_not_built,
 )
-from medhpc.kernel.network import Architecture, KernelNetwork, Recording, Weights
+from medhpc.kernel.network import Architecture, KernelNetwork, Recording, Spare, Weights
 
 __all__ = [
     "VARIANTS",
     "Architecture",
     "KernelNetwork",
     "Recording",
+    "Spare",
     "Weights",
     "library_path",
     "load_library",

@@ -116,11 +116,18 @@ class KernelNetwork:
         )
         _check(outcome)
 
-    def record(self, block: Array, threads: int) -> tuple[Array, Recording]:
+    def record(self, block: Array, threads: int, spare: Spare) -> tuple[Array, Recording]:
         """Evaluate all of a block, of any strides; return the raw scores, and what gradients can be had from."""
         scores = np.empty((self.architecture.out_channels, *block.shape[1:]), self.dtype)
-        handle = self._library.msd_record(self._handle, *_described(block), threads, _address(scores))
+        handle = self._library.msd_record(self._handle, spare.handle, *_described(block), threads, _address(scores))
         return scores, Recording(self, self._library, handle, block.shape)
+
+
+class Spare:
+    """Memory that recordings of the same library give back, for the next ones; it goes with the last of them all."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.handle = _owned(self, library.msd_spare(), library.msd_forget_spare)
 
 
 class Recording:

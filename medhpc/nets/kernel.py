@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,13 +17,16 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from medhpc.geometry import Box
-from medhpc.kernel import Architecture, KernelNetwork, Weights, load_library, usable_variants
+from medhpc.kernel import Architecture, KernelNetwork, Spare, Weights, load_library, usable_variants
 
 if TYPE_CHECKING:
     from medhpc.nets.msd import MSD
 
 VARIABLE = "MEDHPC_ENGINE"
 """Environment variable that names an engine; the kernel is used where it is empty, "auto" or "native"."""
+
+_spare: WeakKeyDictionary[MSD, Spare] = WeakKeyDictionary()
+"""Between the steps of a training, the memory of a step stays with its network."""
 
 _allowed: ContextVar[bool] = ContextVar("kernel_allowed", default=True)
 
@@ -100,7 +104,8 @@ class _Scores(Function):
     @staticmethod
     def forward(ctx: Any, library: ctypes.CDLL, network: MSD, planes: Tensor, *parameters: Tensor) -> Tensor:
         ctx.threads, ctx.shapes = torch.get_num_threads(), [p.shape for p in parameters]
-        scores, ctx.recording = kernel_network(network, library).record(_array(planes), ctx.threads)
+        spare = _spare.setdefault(network, Spare(library))
+        scores, ctx.recording = kernel_network(network, library).record(_array(planes), ctx.threads, spare)
         return torch.from_numpy(scores)
 
     @staticmethod

@@ -29,19 +29,19 @@ struct Gradients {
 
 class Backward {
    public:
-    // maps: of an evaluation of all of a block; scores: gradients of its result.
-    Backward(const Network& network, const Maps& maps, const Real* scores, const Gradients& wanted, int threads)
+    // maps: of an evaluation of all of a block; gradients: room for as many; scores: gradients of the result.
+    Backward(const Network& network, const Maps& maps, const Maps& gradients, const Real* scores,
+             const Gradients& wanted, int threads)
         : net_(network.architecture()),
           head_(network.head()),
           layout_(maps.layout),
           maps_(maps),
+          gradients_(gradients),
           scores_(scores),
           wanted_(wanted),
           rows_(layout_.depth * layout_.height),
           bands_(std::min(rows_, MOST_BANDS)),
           passes_(backward_schedule(net_, network.passes(), wanted.inputs != nullptr)),
-          memory_(head_.channels * layout_.map),
-          gradients_{layout_, {}, memory_.numbers, maps.zeros, maps.inputs},
           bias_parts_(std::size_t(net_.maps) * bands_),
           head_parts_(std::size_t(head_.outputs) * (head_.channels + 1) * bands_) {
         prepare_passes(network.most_points());
@@ -214,12 +214,11 @@ class Backward {
     const Head& head_;
     const Layout& layout_;
     const Maps& maps_;
+    const Maps& gradients_;
     const Real* const scores_;
     const Gradients wanted_;
     const int rows_, bands_;  // of a channel
     const std::vector<BackwardPass> passes_;
-    const Memory memory_;
-    const Maps gradients_;  // as the maps lie
     std::map<int, std::vector<Round>> rounds_;  // by dilation
     std::vector<Queue> queues_;                 // of each stage
     std::vector<Real> bias_parts_, head_parts_;  // [map][band]; [band][output][channel, then the bias]

@@ -45,14 +45,24 @@ PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, co
     return NO_MEMORY;
 }
 
+// Memory that recordings give back, for the next ones; they keep what they need of it.
+PUBLIC void* msd_spare() try {
+    return new std::shared_ptr<Spare>(new Spare);
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+PUBLIC void msd_forget_spare(void* spare) { delete static_cast<std::shared_ptr<Spare>*>(spare); }
+
 // Evaluate all of a block, as msd_run does it for RAW, and keep the maps: what msd_backward needs. The network must
 // outlive them. Null: no memory.
-PUBLIC void* msd_record(const void* network, const void* voxels, const int64_t* strides, const int* shape, int threads,
-                        Real* scores) try {
+PUBLIC void* msd_record(const void* network, const void* spare, const void* voxels, const int64_t* strides,
+                        const int* shape, int threads, Real* scores) try {
     const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
     const Region whole{{0, 0, 0}, {shape[0], shape[1], shape[2]}};
     const Block block{static_cast<const char*>(voxels), steps, shape, whole};
-    return new Recording(*static_cast<const Network*>(network), block, threads, scores);
+    return new Recording(*static_cast<const Network*>(network), *static_cast<const std::shared_ptr<Spare>*>(spare), block,
+                         threads, scores);
 } catch (const std::bad_alloc&) {
     return nullptr;
 }

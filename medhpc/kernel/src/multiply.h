@@ -87,18 +87,24 @@ void multiply(const Product& p, const Wanted& wanted) {
 
 using Multiply = void (*)(const Product&, const Wanted&);
 
-template <int TAPS, int TARGETS, std::size_t... INDEX>
+template <int TARGETS, std::size_t... INDEX>
 constexpr std::array<Multiply, MOST_COLUMNS> by_columns(std::index_sequence<INDEX...>) {
-    return {multiply<TARGETS, std::min<int>(INDEX + 1, most_columns(TARGETS)), TAPS>...};
+    return {multiply<TARGETS, std::min<int>(INDEX + 1, most_columns(TARGETS)), 3>...};
 }
 
-template <int TAPS, std::size_t... INDEX>
+template <std::size_t... INDEX>
 constexpr std::array<std::array<Multiply, MOST_COLUMNS>, MOST_TARGETS> by_targets(std::index_sequence<INDEX...>) {
-    return {by_columns<TAPS, INDEX + 1>(std::make_index_sequence<MOST_COLUMNS>())...};
+    return {by_columns<INDEX + 1>(std::make_index_sequence<MOST_COLUMNS>())...};
+}
+
+template <std::size_t... INDEX>
+constexpr std::array<Multiply, MOST_TARGETS> with_one_tap(std::index_sequence<INDEX...>) {
+    return {multiply<INDEX + 1, 1, 1>...};
 }
 
 // [targets - 1][columns - 1]
-constexpr auto MULTIPLY = by_targets<3>(std::make_index_sequence<MOST_TARGETS>());
-constexpr auto MULTIPLY_ONE_TAP = by_targets<1>(std::make_index_sequence<MOST_TARGETS>());
+constexpr auto MULTIPLY = by_targets(std::make_index_sequence<MOST_TARGETS>());
+// [targets - 1]: one column, one tap
+constexpr auto MULTIPLY_ONE_TAP = with_one_tap(std::make_index_sequence<MOST_TARGETS>());
 
 }  // namespace

@@ -65,6 +65,7 @@ class Network {
     Layout layout_of(const int* shape) const {
         return Layout(shape[0], shape[1], shape[2], net_.reflected);
     }
+    ptrdiff_t maps_numbers(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
     const Architecture& architecture() const { return net_; }
     const Head& head() const { return head_; }
     const std::vector<Pass>& passes() const { return passes_; }
@@ -72,7 +73,6 @@ class Network {
     int reach() const { return reach_; }
 
    private:
-    ptrdiff_t maps_numbers(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
 
     // Everything that the threads of one evaluation share.
     class Call {

@@ -147,40 +147,47 @@ class TileOfBackwardPass {
 
     void multiply_all(int count) {
         const Components& places = sources_.places();
-        const int vectors = tile_.vectors, halo = places.halo / LANES, s = pass_.dilation;
         const int lines = (maps_.layout.width + LINE - 1) / LINE, calls = count * static_cast<int>(pass_.parts.size());
         int call = 0;
         for (int k = 0; k < count; k++) {
-            int source = pass_.skipped;
+            const Real* gradient = scratch_.gradients.numbers + k * targets_.component + targets_.halo;
+            Real* product = scratch_.transformed.numbers + k * places.component + places.halo;
+            product += pass_.skipped * places.channel;
             for (std::size_t part = 0; part < pass_.parts.size(); part++) {
                 const int size = pass_.parts[part];
                 const Real* weights = pass_.weights[tile_.z.points == 4][tile_.y.points == 4][part].data() +
                                       k * pass_.targets.size() * 3 * size;
-                const Real* gradient = scratch_.gradients.numbers + k * targets_.component + targets_.halo;
-                Real* product = scratch_.transformed.numbers + k * places.component + source * places.channel + places.halo;
-                const Wanted wanted = scratch_.wanted.part(call++, calls, lines);
-                multiply_columns(MULTIPLY[size - 1], size, gradient - s, weights, product, vectors, wanted);
-                if (maps_.layout.reflected) {
-                    multiply_columns(MULTIPLY_ONE_TAP[size - 1], size, gradient - places.halo + s, weights + 2 * size,
-                                     product - places.halo, halo, {});
-                    multiply_columns(MULTIPLY_ONE_TAP[size - 1], size, gradient + vectors * LANES - s, weights,
-                                     product + vectors * LANES, halo, {});
-                }
-                source += size;
+                multiply_row(gradient, weights, size, product, scratch_.wanted.part(call++, calls, lines));
+                if (maps_.layout.reflected) multiply_beyond(gradient, weights, size, product);
+                product += size * places.channel;
             }
         }
     }
 
-    void multiply_columns(const std::array<Multiply, MOST_COLUMNS>& by_columns, int sources, const Real* first_tap,
-                          const Real* weights, Real* product, int vectors, const Wanted& wanted) const {
-        const int parts = (vectors + most_columns(sources) - 1) / most_columns(sources);
+    Product product_of(const Real* first_tap, const Real* weights, Real* product) const {
+        return {first_tap, targets_.channel, static_cast<int>(pass_.targets.size()),
+                pass_.dilation, weights, product, sources_.places().channel};
+    }
+
+    void multiply_row(const Real* gradient, const Real* weights, int sources, Real* product, Wanted wanted) const {
+        const int parts = (tile_.vectors + most_columns(sources) - 1) / most_columns(sources);
         ptrdiff_t x = 0;
         for (int part = 0; part < parts; part++) {
-            const int columns = (vectors + part) / parts;
-            by_columns[columns - 1]({first_tap + x, targets_.channel, static_cast<int>(pass_.targets.size()),
-                                     pass_.dilation, weights, product + x, sources_.places().channel},
-                                    part == 0 ? wanted : Wanted{});
+            const int columns = (tile_.vectors + part) / parts;
+            const Product of_columns = product_of(gradient + x - pass_.dilation, weights, product + x);
+            MULTIPLY[sources - 1][columns - 1](of_columns, wanted);
+            wanted.count = 0;
             x += columns * LANES;
+        }
+    }
+
+    // What gets to places outside, before the first x by the last tap and after the last by the first.
+    void multiply_beyond(const Real* gradient, const Real* weights, int sources, Real* product) const {
+        const int halo = targets_.halo, s = pass_.dilation, end = tile_.vectors * LANES;
+        for (int x = 0; x < halo; x += LANES) {
+            const Real* last_tap = weights + 2 * sources;
+            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + x - halo + s, last_tap, product + x - halo), {});
+            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + end + x - s, weights, product + end + x), {});
         }
     }
 
