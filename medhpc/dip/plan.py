@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from medhpc.dip.descent import begin, forward, inputs_of, loss_of, make_code
+from medhpc.dip.descent import begin, forward, loss_of, make_code
 from medhpc.dip.draws import Draws
 from medhpc.dip.noise import Noise
 from medhpc.dip.options import Options
@@ -120,8 +120,7 @@ def measured(problem: Problem, options: Options, precision: str, checkpointed: i
         code = make_code(problem, options, draws, precision)
         filled = state.network.filled_shape(code.shape[2:])
         levels = [math.prod(n >> level for n in filled) for level in range(state.network.scales)]
-        seen, wanted = inputs_of(problem, options, draws, code, 0, precision)
-        output, fitted = forward(state, options, seen, precision)
+        output, fitted, wanted = forward(state, problem, options, draws, code, precision)
         kept = _by_level(tally, levels)
         loss_of(problem, options, output, fitted, wanted, problem.known).backward()
         del beside
