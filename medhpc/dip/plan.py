@@ -22,6 +22,7 @@ from medhpc.volume import open_volume
 
 PRECISIONS = ("fp32", "bf16")
 CHECKPOINTED = (0, 2)
+"""Levels computed twice: a third one would hold an eighth of what the second does."""
 WORKSPACE = 2 * 2**30
 """Allowed for beside the tensors: CUDA itself and the buffers of cuDNN."""
 MOMENTS = 5
@@ -107,6 +108,15 @@ def need(shape: Sequence[int], options: Options, precision: str, checkpointed: i
     with FakeTensorMode():
         kept, peak = measured(_imagined(shape), options, precision, checkpointed)
     return Need(precision=precision, checkpointed=checkpointed, kept=kept, peak=peak, ask=_ask(peak))
+
+
+def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int) -> int:
+    """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if none suffices."""
+    scales = len(options.level_channels)
+    for levels in (*CHECKPOINTED, scales):
+        if need(shape, options, precision, levels).peak + WORKSPACE <= free:
+            return levels
+    return scales
 
 
 def measured(problem: Problem, options: Options, precision: str, checkpointed: int) -> tuple[list[int], int]:
