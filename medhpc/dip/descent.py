@@ -144,8 +144,7 @@ def take_step(
     weights : Tensor (1, 1, space)
         1 for the voxels that the loss counts.
     """
-    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
-    output, fitted = forward(state, options, seen, precision)
+    output, fitted, wanted = forward(state, problem, options, draws, code, precision)
     with torch.no_grad():
         state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights).item()
     fit = losses.decibels(state.loss)
@@ -163,11 +162,17 @@ def take_step(
     state.add(output.detach())
 
 
-def forward(state: State, options: Options, seen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """What the network makes of its input, and that at the resolution of the image."""
+def forward(
+    state: State, problem: Problem, options: Options, draws: Draws, code: Tensor, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network makes of its input, that at the resolution of the image, and what it should be.
+
+    The input is not returned: the network keeps what it needs of it, and it is as large as many images.
+    """
+    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
     with autocast(precision, seen.device):
         output = state.network(seen)  # (1, channels, fine space), float32
-    return output, output if options.factor == 1 else lanczos2(output, options.factor)
+    return output, output if options.factor == 1 else lanczos2(output, options.factor), wanted
 
 
 def loss_of(

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from medhpc.dip.descent import begin, forward, inputs_of, loss_of, make_code
+from medhpc.dip.descent import begin, forward, loss_of, make_code
 from medhpc.dip.draws import Draws
 from medhpc.dip.noise import Noise
 from medhpc.dip.options import Options
@@ -22,6 +22,7 @@ from medhpc.volume import open_volume
 
 PRECISIONS = ("fp32", "bf16")
 CHECKPOINTED = (0, 2)
+"""Levels computed twice: a third one would hold an eighth of what the second does."""
 WORKSPACE = 2 * 2**30
 """Allowed for beside the tensors: CUDA itself and the buffers of cuDNN."""
 MOMENTS = 5
@@ -109,6 +110,15 @@ def need(shape: Sequence[int], options: Options, precision: str, checkpointed: i
     return Need(precision=precision, checkpointed=checkpointed, kept=kept, peak=peak, ask=_ask(peak))
 
 
+def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int) -> int:
+    """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if none suffices."""
+    scales = len(options.level_channels)
+    for levels in (*CHECKPOINTED, scales):
+        if need(shape, options, precision, levels).peak + WORKSPACE <= free:
+            return levels
+    return scales
+
+
 def measured(problem: Problem, options: Options, precision: str, checkpointed: int) -> tuple[list[int], int]:
     """Bytes kept per level, and the peak of all tensors, in one forward and backward pass with what lies beside it."""
     state = begin(problem, options, 0, precision, checkpointed)
@@ -120,8 +130,7 @@ def measured(problem: Problem, options: Options, precision: str, checkpointed: i
         code = make_code(problem, options, draws, precision)
         filled = state.network.filled_shape(code.shape[2:])
         levels = [math.prod(n >> level for n in filled) for level in range(state.network.scales)]
-        seen, wanted = inputs_of(problem, options, draws, code, 0, precision)
-        output, fitted = forward(state, options, seen, precision)
+        output, fitted, wanted = forward(state, problem, options, draws, code, precision)
         kept = _by_level(tally, levels)
         loss_of(problem, options, output, fitted, wanted, problem.known).backward()
         del beside
