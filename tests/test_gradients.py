@@ -251,6 +251,22 @@ def test_a_changed_network_does_not_change_what_was_computed():
     assert list(copied) == list(network.state_dict())
 
 
+@pytest.mark.parametrize("padding", ["reflect", "zero"])
+@pytest.mark.parametrize("width", [5, 16, 33])
+def test_a_step_that_failed_leaves_no_trace(width, padding):
+    """Memory of the step before is used again: not a number, where this step writes nothing."""
+    network = lively(MSD(1, 2, 9, dilations=[1, 4, 3], padding=padding))
+    x = torch.from_numpy(noise(1, 1, 5, 6, width)).requires_grad_()
+
+    def found(network: MSD) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(network(x).sum(), [x, *network.parameters()]))
+
+    expected = found(copy.deepcopy(network))
+    network(torch.full((1, 1, 9, 10, 40), torch.nan, requires_grad=True)).sum().backward()
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(found(network), expected, strict=True))
+
+
 def test_gradients_of_gradients_are_refused():
     network, x = lively(MSD(1, 1, 2)), torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)

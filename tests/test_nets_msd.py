@@ -140,6 +140,18 @@ def test_inference_memory_is_one_buffer(monkeypatch):
     assert max(allocated) <= 21 * 32**3 * 4 + 2**16
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_training_in_16_bit_is_near(ndim):
+    network, x = lively(MSD(1, 2, 5, ndim=ndim, dilations=[1, 2])), torch.randn(1, 1, *(9,) * ndim)
+    expected = torch.autograd.grad(by_definition(network, x).square().mean(), list(network.parameters()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network(x).float().square().mean()
+    found = torch.autograd.grad(loss, list(network.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).abs().max() < 0.1 * b.abs().max()
+
+
 def test_training_by_torch_keeps_the_maps_and_nothing_else():
     network, x = MSD(1, 2, 60), torch.randn(1, 1, 16, 17, 18)
     kept = []

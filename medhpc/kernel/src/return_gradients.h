@@ -32,7 +32,7 @@ struct BackwardScratch {
           sums(sources, targets),
           nowhere(layout.row),
           wanted(MOST_COMPONENTS * 2 * sources + 16 * targets) {
-        // Columns that no tile has written are multiplied by zeros: they must be numbers.
+        // Columns behind those that a tile writes are multiplied by zeros: they must be numbers.
         for (Memory* memory : {&gradients, &transformed, &nowhere}) std::fill_n(memory->numbers, memory->size, Real{});
     }
 

@@ -99,11 +99,12 @@ class Sources {
     }
 
    private:
+    // On the right first: what is behind the last column of a map may be no number, and must not get to the left.
     void continue_row(Real* x0) const {
         const Layout& layout = maps_.layout;
         const int beyond = end_ + dilation_ - layout.width;  // of the last column
-        continue_left(x0, dilation_ - tile_.x, layout.reflected);
         continue_right(x0 + layout.width - 1, std::min(beyond, dilation_), layout.reflected);
+        continue_left(x0, dilation_ - tile_.x, layout.reflected);
     }
 
     const Maps& maps_;
