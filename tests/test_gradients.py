@@ -78,7 +78,7 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 
 
 def by_kind(found: list[torch.Tensor], network: MSD) -> list[torch.Tensor]:
-    """Gradients of block and parameters; of all kernels together, and of all biases, for one bias's may be near zero."""
+    """Gradients of block and parameters; of all kernels together, and of all biases: one bias's may be near zero."""
     kinds: dict[str, list[torch.Tensor]] = {}
     for name, gradient in zip(["block", *dict(network.named_parameters())], found, strict=True):
         kinds.setdefault(name.partition(".")[0], []).append(gradient.flatten())
