@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import early, options, show
+from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
     from medhpc.dip.plan import Plan
@@ -132,13 +133,16 @@ def dip(
       medhpc dip head.nii.gz clean.nii.gz
       medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
     """
-    early.check_volume(noisy, channel, series=True)
-    early.check_out(clean, noisy)
+    if launched() is None:  # several ranks check together, so that one of them tells what is wrong
+        early.check_volume(noisy, channel, series=True)
+        early.check_out(clean, noisy)
     from medhpc.dip.denoise import denoise
     from medhpc.dip.options import Options
+    from medhpc.ranks.group import joined
 
-    chosen = Options(**{**settings, "factor": int(settings["factor"])})
-    with _telling() as tell:
+    with joined(device) as ranks, _telling() as tell:
+        with ranks.agreed():
+            chosen = Options(**{**settings, "factor": int(settings["factor"])})
         result = denoise(
             noisy,
             clean,
@@ -149,11 +153,14 @@ def dip(
             channel=channel,
             checkpointed=checkpoint,
             compare=compare,
-            device=device,
+            device=ranks.device,
             threads=threads,
             resume=resume,
+            ranks=ranks,
             progress=tell,
         )
+    if result is None:  # another rank has it
+        return
     if as_json:
         show.as_json(result.as_dict())
     else:

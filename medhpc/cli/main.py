@@ -27,7 +27,7 @@ from medhpc.cli import (
     training,
     volumes,
 )
-from medhpc.errors import MedhpcError
+from medhpc.errors import MedhpcError, ToldElsewhere
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
 
@@ -92,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = error.exit_code
     except click.ClickException as error:
         code = _fail(_usage(error), error.exit_code)
+    except ToldElsewhere as error:
+        code = error.exit_code
     except MedhpcError as error:
         code = _fail(str(error), error.exit_code)
     except click.Abort:

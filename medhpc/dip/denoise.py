@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from medhpc.dip.options import Options
 from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, RunRecord, Standing
-from medhpc.dip.work import Work
+from medhpc.dip.work import Done, Work
 from medhpc.errors import BadOption, MedhpcError
 from medhpc.nets.identity import Identity
+from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
 
 Array = NDArray[np.float32]
@@ -41,12 +43,14 @@ def denoise(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = True,
+    ranks: Ranks = ALONE,
     progress: Callable[[Standing], None] | None = None,
-) -> DipResult:
+) -> DipResult | None:
     """Denoise a volume by a network that learns from nothing else, and write it to `clean`.
 
     Killed at any moment, the same call goes on from its last checkpoint (in a hidden folder beside `clean`, every
-    minute); on a CPU the result is then the same to the last bit.
+    minute and on SIGUSR1), also with another number of ranks; on a CPU of one rank the result is then the same to the
+    last bit. All ranks must see the same files; the first one writes them.
 
     Parameters
     ----------
@@ -70,8 +74,16 @@ def denoise(
         As in :func:`medhpc.engine.load`.
     resume : bool
         False removes what an earlier attempt left.
+    ranks : Ranks
+        Processes that share the image; see :func:`medhpc.ranks.group.joined`. The result does not depend on their
+        number, but for rounding.
     progress : callable, optional
         Called with a :class:`medhpc.dip.results.Standing` after each iteration.
+
+    Returns
+    -------
+    DipResult or None
+        None on all ranks but the first.
 
     Raises
     ------
@@ -79,53 +91,70 @@ def denoise(
         BadOption, NonFinite and those of volumes.
     """
     options = options or Options()
-    if mask is not None and options.method == "r2r":
-        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
-    if compare and (mask is not None or options.factor > 1):
-        raise BadOption("compare works without mask and factor: filters do not restore voxels")
-    files = Files(clean, noisy)
-    image = open_image(noisy, channel)
-    chosen = engines.load(Identity(), device=device, threads=threads).device
-    work = Work(
-        image=image,
-        options=options,
-        mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
-        truth=None if truth is None else read_like(truth, image.fine_shape(options.factor), "truth", image.channels),
-        data_range=data_range,
-        device=chosen,
-        precision=settle(options.precision, chosen),
-        checkpointed=checkpointed,
-        folder=files.work,
-        progress=progress,
-    )
-    if not resume:
-        shutil.rmtree(files.work, ignore_errors=True)
-    files.work.mkdir(exist_ok=True)
+    with ranks.agreed():
+        files = Files(clean, noisy)
+        _check(options, mask, compare)
+        image = open_image(noisy, channel)
+        chosen = engines.load(Identity(), device=device, threads=threads).device
+        fine = image.fine_shape(options.factor)
+        work = Work(
+            image=image,
+            options=options,
+            mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
+            truth=None if truth is None else read_like(truth, fine, "truth", image.channels),
+            data_range=data_range,
+            device=chosen,
+            precision=settle(options.precision, chosen),
+            checkpointed=checkpointed,
+            folder=files.work,
+            ranks=ranks,
+            progress=progress,
+        )
+        if ranks.is_first:
+            if not resume:
+                shutil.rmtree(files.work, ignore_errors=True)
+            files.work.mkdir(exist_ok=True)
     try:
-        outputs, records, parameters = work.all_runs()
+        done = work.all_runs()
     except MedhpcError:
         with suppress(OSError):  # not empty: what is done is kept
             files.work.rmdir()
         raise
-    mean = outputs.mean(0)  # (channels, z, y, x)
+    if done is None:
+        return None
+    return _write(files, work, done, work.compare() if compare else ())
+
+
+def _check(options: Options, mask: str | Path | None, compare: bool) -> None:
+    """Refuse what does not go together."""
+    if mask is not None and options.method == "r2r":
+        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
+    if compare and (mask is not None or options.factor > 1):
+        raise BadOption("compare works without mask and factor: filters do not restore voxels")
+
+
+def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str, Any]]) -> DipResult:
+    """The volumes, the picture, the history."""
+    image, options = work.image, work.options
+    mean = done.outputs.mean(0)  # (channels, z, y, x)
     write_like(files.clean, mean, image, options.factor)
     deviation = files.beside("std") if options.runs > 1 else None
     if deviation:
-        write_like(deviation, outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
-    compared = work.compare() if compare else ()
+        write_like(deviation, done.outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
     result = DipResult(
-        clean=Path(clean),
+        clean=Path(files.clean),
         deviation=deviation,
         picture=files.picture,
         history=files.history,
         shape=image.fine_shape(options.factor),
-        parameters=parameters,
-        device=str(chosen),
+        parameters=done.parameters,
+        device=str(work.device),
+        ranks=work.ranks.size,
         precision=work.precision,
-        runs=records,
+        runs=done.records,
         **work.measures(mean),
         compared=compared,
-        notes=_notes(options, records, work.precision, chosen),
+        notes=_notes(options, done.records, work.precision, work.device),
     )
     draw(files.picture, result.runs, image.voxels, mean, work.truth)
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())

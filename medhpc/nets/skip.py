@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -14,9 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from medhpc.errors import BadNetwork, NetworkMismatch
 from medhpc.nets.card import NetworkCard, default_classes
+from medhpc.nets.division import Division
 from medhpc.nets.files import save_network
 from medhpc.nets.layers import ACTIVATIONS, DOWNSAMPLINGS, PADDINGS, UPSAMPLINGS, Downsampling, Norm, convolution
 from medhpc.nets.resample import fill_by_reflection
+from medhpc.nets.slabs import InSlabs, upsample
 
 PerLevel = int | Sequence[int]
 
@@ -102,6 +105,8 @@ class Skip(nn.Module):
         self.sigmoid, self.checkpointed = sigmoid, checkpointed
         self.float32_up_to = 0
         """Levels whose shortest axis has no more voxels are computed in float32, also where autocast says otherwise."""
+        self.division: Division | None = None
+        """How several ranks share the work (see :func:`medhpc.nets.division.divide`); None for one alone."""
         _check(self)
         self.card = NetworkCard(classes=default_classes(out_channels))
         inputs = (in_channels, *self.down[:-1])
@@ -135,20 +140,23 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a batch of the input's shape but for the channels; no half floats where there is a sigmoid."""
-        space = x.shape[2:]
+        space = tuple(x.shape[2:])
         if len(space) != self.ndim or x.shape[1] != self.in_channels:
             raise NetworkMismatch(
                 f"input of {x.shape[1]} channels and {len(space)} axes for a {self.ndim}D network of "
                 f"{self.in_channels} channels"
             )
-        result = self.end(self._level(0, fill_by_reflection(x, self.filled_shape(space))))
+        filled = self.filled_shape(space) if self.division is None else self.division.filled_shape(self, space)
+        result = self.end(self._level(0, fill_by_reflection(x, filled)))
         inside: tuple[slice | EllipsisType, ...] = (..., *(slice(n) for n in space))
         result = result[inside]
         return result.to(torch.promote_types(result.dtype, torch.float32)).sigmoid() if self.sigmoid else result
 
     def _level(self, number: int, x: Tensor) -> Tensor:
         """(N, channels, space) -> (N, up[number], space): this level and all below it."""
-        if min(x.shape[2:]) <= self.float32_up_to and torch.is_autocast_enabled(x.device.type):
+        space = tuple(x.shape[2:])
+        shortest = min(space) if self.division is None else self.division.shortest(number, space)
+        if shortest <= self.float32_up_to and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._level(number, x.float())
         level = self.levels[number]
@@ -156,7 +164,8 @@ class Skip(nn.Module):
         aside = level.aside(x, self._unit(number)) if self.skip[number] else None
         deeper = level.descend(x, self._unit(number))
         if number + 1 < self.scales:
-            deeper = self._level(number + 1, deeper)
+            below = self._level if self.division is None else partial(self.division.below, level=self._level)
+            deeper = below(number + 1, deeper)
         return level.ascend(deeper, aside, self._unit(number))
 
     def _unit(self, number: int) -> Callable[..., Tensor]:
@@ -202,7 +211,7 @@ class Skip(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, ndim={self.ndim}, {self.n_parameters:,} parameters"
 
 
-class _Level(nn.Module):
+class _Level(InSlabs, nn.Module):
     """One level; `call` runs a unit, and decides what of it is kept for the backward pass."""
 
     def __init__(self, net: Skip, number: int, in_channels: int) -> None:
@@ -244,7 +253,10 @@ class _Level(nn.Module):
         return call(self.mix_norm, call(self._mixed, x))
 
     def _merged(self, deeper: Tensor, aside: Tensor | None) -> Tensor:
-        x = F.interpolate(deeper, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
+        if self.cut is None or self.mode == "nearest":
+            x = F.interpolate(deeper, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
+        else:
+            x = upsample(deeper, self.mode, self.cut)
         if aside is not None:
             x = torch.cat([aside.to(x.dtype), x], 1)
         return self.merge(self.cat_norm(x))
