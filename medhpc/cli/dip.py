@@ -10,14 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import early, options, show
+from medhpc.cli import dip_submit, early, options, show
 from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
+    from medhpc.dip.options import Options
     from medhpc.dip.plan import Plan
     from medhpc.dip.results import DipResult, Standing
 
 LIVE_SECONDS = 0.5  # between two lines on a terminal, each in place of the one before
+
+
+class Numbers(click.ParamType):
+    """Whole numbers above zero, separated by commas."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # noqa: D102
+        if isinstance(value, tuple):
+            return value
+        words = value.split(",")
+        if not all(word.isdecimal() and int(word) for word in words):
+            self.fail(f"'{value}' is not a list of numbers such as 1,2,4", param, ctx)
+        return tuple(map(int, words))
+
 
 network = options.together(
     click.option(
@@ -108,6 +124,7 @@ network = options.together(
 @options.channel
 @options.device
 @options.threads
+@dip_submit.job_options
 @options.as_json
 def dip(
     noisy: str,
@@ -121,28 +138,43 @@ def dip(
     channel: int | None,
     device: str,
     threads: int | None,
+    submit: bool,
+    nodes: int,
+    gpus: int,
+    time: float,
+    dry_run: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
 
     Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
-    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes.
+    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes; on SIGUSR1 it writes
+    a checkpoint.
+
+    Started by srun or torchrun, or with --submit, its ranks share the volume: each has a slab of it, and the result
+    does not depend on their number.
 
     \b
       medhpc dip head.nii.gz clean.nii.gz
       medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
+      medhpc dip head.nii.gz clean.nii.gz --submit --nodes 2 --gpus 4
     """
     if launched() is None:  # several ranks check together, so that one of them tells what is wrong
         early.check_volume(noisy, channel, series=True)
         early.check_out(clean, noisy)
     from medhpc.dip.denoise import denoise
-    from medhpc.dip.options import Options
     from medhpc.ranks.group import joined
 
+    if submit:
+        job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
+        about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint}
+        dip_submit.submit(noisy, clean, _options(settings), about, as_json)
+        return
+    dip_submit.check_no_job()
     with joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
-            chosen = Options(**{**settings, "factor": int(settings["factor"])})
+            chosen = _options(settings)
         result = denoise(
             noisy,
             clean,
@@ -170,24 +202,38 @@ def dip(
 @click.command("dip-plan", short_help="Say what `dip` needs, before it runs.")
 @click.argument("volume")
 @network
+@click.option(
+    "--ranks",
+    type=Numbers(),
+    default="1",
+    show_default=True,
+    metavar="N,...",
+    help="Shared by so many: a list such as 1,2,4.",
+)
 @options.channel
 @options.as_json
-def dip_plan(volume: str, channel: int | None, as_json: bool, **settings: Any) -> None:
+def dip_plan(volume: str, ranks: tuple[int, ...], channel: int | None, as_json: bool, **settings: Any) -> None:
     """Say how much memory and computing `dip` takes for VOLUME; no GPU is needed to know, and no voxel is read.
 
     \b
       medhpc dip-plan head.nii.gz
+      medhpc dip-plan head.nii.gz --ranks 1,2,4,8
     """
     early.check_volume(volume, channel, series=True)
-    from medhpc.dip.options import Options
     from medhpc.dip.plan import plan
 
     del settings["checkpoint"], settings["precision"]  # all of them are told
-    found = plan(volume, Options(**{**settings, "factor": int(settings["factor"])}), channel=channel)
+    found = plan(volume, _options(settings), channel=channel, ranks=ranks)
     if as_json:
         show.as_json(found.as_dict())
     else:
         _print_plan(found)
+
+
+def _options(settings: dict[str, Any]) -> Options:
+    from medhpc.dip.options import Options
+
+    return Options(**{**settings, "factor": int(settings["factor"])})
 
 
 @contextmanager
@@ -219,7 +265,7 @@ def _print(result: DipResult) -> None:
         "clean": f"{result.clean}\n{show.shape(result.shape)} voxels",
         "network": f"{result.parameters:,} parameters",
         "noise": f"{first.noise}, sigma {first.sigma:.4g}",
-        "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({result.device}, {result.precision})",
+        "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({_where(result)}, {result.precision})",
         "chosen": ", ".join(f"iteration {run.chosen}" for run in result.runs),
         "pictures": f"{result.picture}",
         "history": f"{result.history}",
@@ -233,6 +279,10 @@ def _print(result: DipResult) -> None:
     show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
     if result.compared:
         click.echo(show.table([_row(row) for row in _methods(result, seconds)]))
+
+
+def _where(result: DipResult) -> str:
+    return result.device if result.ranks == 1 else f"{result.ranks} ranks, {result.device.partition(':')[0]}"
 
 
 def _methods(result: DipResult, seconds: float) -> list[dict[str, Any]]:
@@ -264,12 +314,15 @@ def _print_plan(plan: Plan) -> None:
         }
     )
     click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))
+    if any(need.ranks > 1 for need in plan.needs):
+        click.echo("of the rank with the thickest slab; levels below the second are whole on each")
     click.echo("workspace of the GPU's libraries comes on top: " + show.memory(plan.workspace) + " is allowed for")
 
 
 def _plan_row(need: Any) -> dict[str, str]:
     levels = {f"level {number}": show.memory(kept) for number, kept in enumerate(need.kept)}
     return {
+        "ranks": f"{need.ranks}",
         "precision": need.precision,
         "--checkpoint": f"{need.checkpointed}",
         **levels,

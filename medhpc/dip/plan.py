@@ -90,14 +90,11 @@ def plan(path: str | Path, options: Options, channel: int | None = None, ranks: 
     MedhpcError
         Those of volumes; BadOption for more ranks than there are slabs.
     """
-    with open_volume(path, channel=channel, series=True) as volume:
-        flat = volume.shape[0] == 1
-        space = volume.shape[1:] if flat else volume.shape
-        shape = (1, volume.channels if flat else 1, *space)
+    shape = image_shape(path, channel)
     ways = [(number, precision, levels) for number in ranks for precision in PRECISIONS for levels in CHECKPOINTED]
     needs = [need(shape, options, precision, levels, number) for number, precision, levels in ways]
     network, flops = _operations(shape, options)
-    fine = tuple(options.factor * n for n in space)
+    fine = tuple(options.factor * n for n in shape[2:])
     return Plan(
         volume=str(path),
         shape=fine,
@@ -108,6 +105,13 @@ def plan(path: str | Path, options: Options, channel: int | None = None, ranks: 
         workspace=WORKSPACE,
         needs=needs,
     )
+
+
+def image_shape(path: str | Path, channel: int | None = None) -> tuple[int, ...]:
+    """(1, channels, space) of what is denoised together: a plane's colours, one volume of a series."""
+    with open_volume(path, channel=channel, series=True) as volume:
+        flat = volume.shape[0] == 1
+        return (1, volume.channels if flat else 1, *(volume.shape[1:] if flat else volume.shape))
 
 
 def need(shape: Sequence[int], options: Options, precision: str, checkpointed: int, ranks: int = 1) -> Need:
