@@ -19,7 +19,7 @@ from medhpc.ranks.halo import Cut
 from medhpc.ranks.slabs import Slabs
 
 torch.set_num_threads(1)
-NET = {"norm": False, "sigmoid": False, "in_channels": 2, "out_channels": 1, "down": (3, 4, 4), "skip": (2, 0, 2)}
+NET = {"sigmoid": False, "in_channels": 2, "out_channels": 1, "down": (3, 4, 4), "skip": (2, 0, 2)}
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"padding": "zero", "upsample": "nearest"},
@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"kernel_down": 5, "kernel_up": (3, 5, 3), "bias": False},
     {"down": (3,), "skip": 0, "kernel_skip": 3},  # no level is whole
     {"checkpointed": 2, "down": (3, 4), "skip": 2},
+    {"norm": False},
 ]
 SHAPES = {(37, 6, 7): 0, (5, 6, 52): 2, (43, 12): 0}
 

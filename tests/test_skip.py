@@ -58,7 +58,7 @@ def test_one_level_is_what_the_paper_draws(ndim, downsample, upsample):
         return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True)
 
     def activated(x, layers):
-        return F.leaky_relu(norm(x, layers[0]), 0.2)
+        return F.leaky_relu(norm(x, layers), 0.2)
 
     x = torch.rand((1, 3, 8, 10, 6)[: ndim + 2], dtype=torch.float64)
     aside = activated(convolve(x, level.skip), level.skip_norm)

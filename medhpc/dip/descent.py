@@ -149,8 +149,7 @@ def take_step(
     weights : Tensor (1, 1, space)
         1 for the voxels that the loss counts.
     """
-    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
-    output, fitted = forward(state, seen, precision)
+    output, fitted, wanted = forward(state, problem, options, draws, code, precision)
     state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights, problem.share.ranks).item()
     fit = losses.decibels(state.loss)
     state.iteration += 1
@@ -168,11 +167,17 @@ def take_step(
     state.add(output.detach())
 
 
-def forward(state: State, seen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """What the network makes of its input, and that at the resolution of the image."""
+def forward(
+    state: State, problem: Problem, options: Options, draws: Draws, code: Tensor, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network makes of its input, that at the resolution of the image, and what it should be.
+
+    The input is not returned: the network keeps what it needs of it, and it is as large as many images.
+    """
+    seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
     with autocast(precision, seen.device):
         output = state.share.own_of(state.network(seen))  # (1, channels, fine space), float32
-    return output, state.share.coarser(output)
+    return output, state.share.coarser(output), wanted
 
 
 def loss_of(

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from medhpc.dip.descent import begin, forward, inputs_of, loss_of, make_code
+from medhpc.dip.descent import begin, forward, loss_of, make_code
 from medhpc.dip.draws import Draws
 from medhpc.dip.noise import Noise
 from medhpc.dip.options import Options
@@ -157,8 +157,7 @@ def measured(problem: Problem, options: Options, precision: str, checkpointed: i
         beside += [torch.zeros(_result_shape(problem)) for _ in range(AVERAGES)]
         code = make_code(problem, options, draws, precision)
         levels = _voxels(state.network, code.shape[2:])
-        seen, wanted = inputs_of(problem, options, draws, code, 0, precision)
-        output, fitted = forward(state, seen, precision)
+        output, fitted, wanted = forward(state, problem, options, draws, code, precision)
         kept = _by_level(tally, levels)
         loss_of(problem, options, output, fitted, wanted, problem.known).backward()
         del beside

@@ -11,13 +11,13 @@ It is no part of the architecture, and set before a network is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from medhpc.nets.layers import Norm
 from medhpc.nets.resample import lanczos2_reach
 from medhpc.nets.slabs import InSlabs
 from medhpc.ranks.halo import Cut
@@ -48,12 +48,17 @@ class Division:
         in_slabs = number < WHOLE_FROM
         return min(_with(space, self.cut.axis - 2, self.slabs.thinnest >> number) if in_slabs else space)
 
-    def below(self, number: int, x: Tensor, level: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """What the levels from `number` on make of a slab."""
-        if number != WHOLE_FROM:
-            return level(number, x)
-        slabs = self.slabs.coarser(2**number)
-        return take(level(number, gather(x, slabs, self.cut)), slabs, self.cut)
+    def begins_whole(self, number: int) -> bool:
+        """Whether this level is the first that each rank computes whole."""
+        return number == WHOLE_FROM
+
+    def gather(self, number: int, x: Tensor) -> Tensor:
+        """The whole of a level."""
+        return gather(x, self.slabs.coarser(2**number), self.cut)
+
+    def take(self, number: int, whole: Tensor) -> Tensor:
+        """Our slab of a level."""
+        return take(whole, self.slabs.coarser(2**number), self.cut)
 
 
 def slab_stride(network: Skip) -> int:
@@ -92,6 +97,8 @@ def divide(network: Skip, cut: Cut, slabs: Slabs) -> None:
     for layer in nn.ModuleList(list(network.levels)[:WHOLE_FROM]).modules():
         if isinstance(layer, InSlabs):
             layer.cut = cut
+        elif isinstance(layer, Norm):
+            layer.total = cut.ranks.total
 
 
 def add_up_gradients(network: Skip) -> None:

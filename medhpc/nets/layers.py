@@ -8,37 +8,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medhpc.nets.normalise import Total, alone, normalise
 from medhpc.nets.resample import lanczos2, pad_by_reflection
 from medhpc.nets.slabs import InSlabs, convolve, lanczos2_of_slab
 
-ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
-    "LeakyReLU": lambda in_place: nn.LeakyReLU(0.2, inplace=in_place),
-    "Swish": lambda _: nn.SiLU(),
-    "ELU": lambda _: nn.ELU(),
-    "none": lambda _: nn.Identity(),
+SLOPE = 0.2
+"""Of LeakyReLU below zero."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "LeakyReLU": lambda: nn.LeakyReLU(SLOPE),
+    "Swish": nn.SiLU,
+    "ELU": nn.ELU,
+    "none": nn.Identity,
 }
 PADDINGS = ("reflection", "zero")
 UPSAMPLINGS = {"linear": ("bilinear", "trilinear"), "nearest": ("nearest", "nearest")}
 DOWNSAMPLINGS = ("stride", "avg", "max", "lanczos2")
-EPSILON = 1e-5
 
 
 class Norm(nn.Module):
-    """Batch normalisation by the statistics of the block at hand, in training and after it.
+    """Batch normalisation by the statistics of the block at hand, in training and after it, and LeakyReLU by `slope`.
 
-    Mean and variance are summed in float32, whatever the block's dtype; there are no running averages, for there is
-    one block only.
+    There are no running averages, for there is one block only. Ranks that hold a part of it each set `total`, see
+    :func:`medhpc.nets.normalise.normalise`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, slope: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.slope = slope
+        self.total: Total = alone
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, space), any floating dtype, to the same."""
-        # The function behind F.batch_norm, which refuses a single voxel; that becomes the bias here.
-        return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
+        return normalise(x, self.weight, self.bias, slope=self.slope, total=self.total)
+
+
+def activated(channels: int, activation: str | Callable[[], nn.Module], *, norm: bool) -> nn.Module:
+    """An activation, and before it a norm if `norm`; LeakyReLU is done by the norm."""
+    if norm and activation in ("LeakyReLU", "none"):
+        return Norm(channels, SLOPE if activation == "LeakyReLU" else 1.0)
+    chosen = ACTIVATIONS[activation]() if isinstance(activation, str) else activation()
+    return nn.Sequential(Norm(channels), chosen) if norm else chosen
 
 
 class Downsampling(nn.Sequential):

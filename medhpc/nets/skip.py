@@ -17,7 +17,16 @@ from medhpc.errors import BadNetwork, NetworkMismatch
 from medhpc.nets.card import NetworkCard, default_classes
 from medhpc.nets.division import Division
 from medhpc.nets.files import save_network
-from medhpc.nets.layers import ACTIVATIONS, DOWNSAMPLINGS, PADDINGS, UPSAMPLINGS, Downsampling, Norm, convolution
+from medhpc.nets.layers import (
+    ACTIVATIONS,
+    DOWNSAMPLINGS,
+    PADDINGS,
+    UPSAMPLINGS,
+    Downsampling,
+    Norm,
+    activated,
+    convolution,
+)
 from medhpc.nets.resample import fill_by_reflection
 from medhpc.nets.slabs import InSlabs, upsample
 
@@ -147,26 +156,43 @@ class Skip(nn.Module):
                 f"{self.in_channels} channels"
             )
         filled = self.filled_shape(space) if self.division is None else self.division.filled_shape(self, space)
-        result = self.end(self._level(0, fill_by_reflection(x, filled)))
+        x = self._level(0, fill_by_reflection(x, filled))
+        result = self._unit(0)(self._ended, x)
         inside: tuple[slice | EllipsisType, ...] = (..., *(slice(n) for n in space))
         result = result[inside]
         return result.to(torch.promote_types(result.dtype, torch.float32)).sigmoid() if self.sigmoid else result
 
     def _level(self, number: int, x: Tensor) -> Tensor:
-        """(N, channels, space) -> (N, up[number], space): this level and all below it."""
+        """(N, channels, space) -> (N, up[number], space), before the last norm: this level and all below it."""
         space = tuple(x.shape[2:])
         shortest = min(space) if self.division is None else self.division.shortest(number, space)
         if shortest <= self.float32_up_to and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._level(number, x.float())
+        level = self._at(number)
+        aside = level.skip(x) if self.skip[number] else None
+        deeper = level.descend(x, self._unit(number))
+        finish: Callable[[Tensor], Tensor] = level.conv_norm
+        if number + 1 < self.scales:
+            deeper, finish = self._below(number + 1, finish(deeper))
+        return level.ascend(deeper, finish, aside, self._unit(number))
+
+    def _below(self, number: int, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What the levels from `number` on make of x, and what finishes it."""
+        finish = self._at(number).finish
+        if self.division is None or not self.division.begins_whole(number):
+            return self._level(number, x), finish
+        whole = finish(self._level(number, self.division.gather(number, x)))
+        return self.division.take(number, whole), nn.Identity()
+
+    def _ended(self, x: Tensor) -> Tensor:
+        result: Tensor = self.end(self._at(0).finish(x))
+        return result
+
+    def _at(self, number: int) -> _Level:
         level = self.levels[number]
         assert isinstance(level, _Level)
-        aside = level.aside(x, self._unit(number)) if self.skip[number] else None
-        deeper = level.descend(x, self._unit(number))
-        if number + 1 < self.scales:
-            below = self._level if self.division is None else partial(self.division.below, level=self._level)
-            deeper = below(number + 1, deeper)
-        return level.ascend(deeper, aside, self._unit(number))
+        return level
 
     def _unit(self, number: int) -> Callable[..., Tensor]:
         """How units of a level are called: as they are, or so that their insides are not kept."""
@@ -220,66 +246,71 @@ class _Level(InSlabs, nn.Module):
         below = net.up[number + 1] if number + 1 < net.scales else down
         options: dict[str, Any] = {"ndim": net.ndim, "bias": net.bias, "padding": net.padding}
         sizes = {name: kernels[number] for name, kernels in net.kernels.items()}
+        behind = partial(activated, activation=net.activation, norm=net.norm)
         self.mode = UPSAMPLINGS[net.upsample][net.ndim - 2]
         if skip:
             self.skip = convolution(in_channels, skip, sizes["skip"], **options)
-            self.skip_norm = _Activated(net, skip)
+            self.skip_norm = behind(skip)
         self.narrow = Downsampling(in_channels, down, sizes["down"], net.downsample, **options)
-        self.narrow_norm = _Activated(net, down)
+        self.narrow_norm = behind(down)
         self.conv = convolution(down, down, sizes["down"], **options)
-        self.conv_norm = _Activated(net, down)
+        self.conv_norm = behind(down)
         self.cat_norm = Norm(skip + below) if net.norm else nn.Identity()
         self.merge = convolution(skip + below, up, sizes["up"], **options)
-        self.merge_norm = _Activated(net, up)
+        self.merge_norm = behind(up)
         if net.up_1x1:
             self.mix = convolution(up, up, 1, **options)
-            self.mix_norm = _Activated(net, up)
+            self.mix_norm = behind(up)
         self.mixes = net.up_1x1
 
-    def aside(self, x: Tensor, call: Callable[..., Tensor]) -> Tensor:
-        """The skip connection."""
-        return call(self.skip_norm, self.skip(x))
-
     def descend(self, x: Tensor, call: Callable[..., Tensor]) -> Tensor:
-        """To half the resolution."""
-        x = call(self.narrow_norm, self.narrow(x))
-        return call(self.conv_norm, self.conv(x))
+        """To half the resolution, before `conv_norm`."""
+        return call(self._narrowed, x)
 
-    def ascend(self, deeper: Tensor, aside: Tensor | None, call: Callable[..., Tensor]) -> Tensor:
-        """Back to this resolution, and together with what was put aside."""
-        x = call(self._merged, deeper, aside)
-        if not self.mixes:
-            return call(self.merge_norm, x)
-        return call(self.mix_norm, call(self._mixed, x))
+    def ascend(
+        self,
+        deeper: Tensor,
+        finish: Callable[[Tensor], Tensor],
+        aside: Tensor | None,
+        call: Callable[..., Tensor],
+    ) -> Tensor:
+        """Back to this resolution and together with what was put aside, before :meth:`finish`.
 
-    def _merged(self, deeper: Tensor, aside: Tensor | None) -> Tensor:
+        What comes from below lacks its norm and activation, `finish`: done in here, their result is not kept.
+        """
+        x = call(self._merged, deeper, finish, aside)
+        return call(self._mixed, x) if self.mixes else x
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Norm and activation behind the last convolution of this level."""
+        result: Tensor = self.mix_norm(x) if self.mixes else self.merge_norm(x)
+        return result
+
+    def _narrowed(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(self.narrow_norm(self.narrow(x)))
+        return result
+
+    def _merged(self, deeper: Tensor, finish: Callable[[Tensor], Tensor], aside: Tensor | None) -> Tensor:
+        deeper = finish(deeper)
         if self.cut is None or self.mode == "nearest":
             x = F.interpolate(deeper, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
         else:
             x = upsample(deeper, self.mode, self.cut)
         if aside is not None:
-            x = torch.cat([aside.to(x.dtype), x], 1)
-        return self.merge(self.cat_norm(x))
+            x = torch.cat([self.skip_norm(aside).to(x.dtype), x], 1)
+        result: Tensor = self.merge(self.cat_norm(x))
+        return result
 
     def _mixed(self, x: Tensor) -> Tensor:
-        return self.mix(self.merge_norm(x))
+        result: Tensor = self.mix(self.merge_norm(x))
+        return result
 
 
-class _Activated(nn.Sequential):
-    """Norm and activation."""
-
-    def __init__(self, net: Skip, channels: int) -> None:
-        named = net.activation
-        # In place, the norm's result is not kept beside the activation's; without a norm it would spoil a unit's input.
-        activation = ACTIVATIONS[named](net.norm) if isinstance(named, str) else named()
-        super().__init__(*([Norm(channels)] if net.norm else []), activation)
-
-
-def _kept(unit: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+def _kept(unit: Callable[..., Tensor], *inputs: Any) -> Tensor:
     return unit(*inputs)
 
 
-def _not_kept(unit: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+def _not_kept(unit: Callable[..., Tensor], *inputs: Any) -> Tensor:
     return checkpoint(unit, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
