@@ -35,7 +35,8 @@ class Tally(TorchDispatchMode):
                 voxels = 1
                 for length in shape[2:]:
                     voxels *= length
-                yield voxels, size
+                if voxels:  # a halo may have none
+                    yield voxels, size
 
     def __torch_dispatch__(
         self,
