@@ -310,12 +310,29 @@ def test_a_plan_for_ranks(noisy, tmp_path, capsys):
     one, two, three = (need["peak"] for need in needs[::4])
     assert one > two > three and needs[4]["ask"] == "--nodes 1 --gres gpu:2 (16 GB)"
     assert run_here(["dip-plan", str(noisy), *TINY[:6], "--ranks", "2"]) == 0
-    assert "thickest slab" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "thickest slab" in printed and "--parallel layers would keep" in printed
     assert run_here(["dip-plan", str(noisy), *TINY[:6], "--ranks", "99"]) == 2
     assert "99 ranks for 37 planes" in capsys.readouterr().err
     assert run_here(["dip-plan", str(noisy), "--ranks", "1,x"]) == 2
     assert "not a list of numbers" in capsys.readouterr().err
     assert plans._ask(2**30, 6) == "--nodes 2 --gres gpu:3 (16 GB)"
+
+
+def test_two_halves_are_the_network(noisy, tmp_path, capsys):
+    words = ["dip", str(noisy), "", *TINY, "--iterations", "5"]
+    for name, parallel in (("a.tif", "spatial"), ("b.tif", "layers")):
+        words[2] = str(tmp_path / name)
+        assert run_here([*words, "--parallel", parallel]) == 0
+    assert np.array_equal(stored(tmp_path / "a.tif"), stored(tmp_path / "b.tif"))
+    (code, _, err), other = ended(start(2, *words, "--parallel", "layers"))
+    assert code == 2 and "not for several ranks" in err and other == (2, "", "")
+
+
+def test_the_way_up_keeps_nearly_everything():
+    down, up = plans.halves((1, 1, 64, 64, 64), Options())
+    assert 3 * down < up
+    assert down + up == pytest.approx(plans.need((1, 1, 64, 64, 64), Options(), "fp32", 0).peak, rel=0.4)
 
 
 def test_the_job_is_a_script(noisy, tmp_path, capsys, monkeypatch):

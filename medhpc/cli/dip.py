@@ -121,6 +121,14 @@ network = options.together(
 @click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
+@click.option(
+    "--parallel",
+    type=click.Choice(["spatial", "layers"]),
+    default="spatial",
+    show_default=True,
+    help="spatial: each rank has a slab of the volume; layers: two GPUs have half of the network's layers each, which "
+    "leaves nearly all memory to the second (see dip-plan).",
+)
 @options.channel
 @options.device
 @options.threads
@@ -135,6 +143,7 @@ def dip(
     data_range: float | None,
     compare: bool,
     resume: bool,
+    parallel: str,
     channel: int | None,
     device: str,
     threads: int | None,
@@ -188,6 +197,7 @@ def dip(
             device=ranks.device,
             threads=threads,
             resume=resume,
+            parallel=parallel,
             ranks=ranks,
             progress=tell,
         )
@@ -316,6 +326,8 @@ def _print_plan(plan: Plan) -> None:
     click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))
     if any(need.ranks > 1 for need in plan.needs):
         click.echo("of the rank with the thickest slab; levels below the second are whole on each")
+    halves = " + ".join(show.memory(held) for held in plan.halves)
+    click.echo(f"--parallel layers would keep {halves} for the backward pass on its two GPUs (fp32)")
     click.echo("workspace of the GPU's libraries comes on top: " + show.memory(plan.workspace) + " is allowed for")
 
 

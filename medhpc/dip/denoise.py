@@ -21,7 +21,7 @@ from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, RunRecord, Standing
 from medhpc.dip.work import Done, Work
-from medhpc.errors import BadOption, MedhpcError
+from medhpc.errors import BadOption, MedhpcError, NoDevice
 from medhpc.nets.identity import Identity
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
@@ -43,6 +43,7 @@ def denoise(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = True,
+    parallel: str = "spatial",
     ranks: Ranks = ALONE,
     progress: Callable[[Standing], None] | None = None,
 ) -> DipResult | None:
@@ -74,6 +75,9 @@ def denoise(
         As in :func:`medhpc.engine.load`.
     resume : bool
         False removes what an earlier attempt left.
+    parallel : {"spatial", "layers"}
+        How the work is shared: each rank has a slab of the image; or, without ranks, one GPU computes the network's way
+        down and another its way up (see :mod:`medhpc.nets.halves`).
     ranks : Ranks
         Processes that share the image; see :func:`medhpc.ranks.group.joined`. The result does not depend on their
         number, but for rounding.
@@ -107,6 +111,7 @@ def denoise(
             precision=settle(options.precision, chosen),
             checkpointed=checkpointed,
             folder=files.work,
+            way_up=_other_device(chosen, ranks) if parallel == "layers" else None,
             ranks=ranks,
             progress=progress,
         )
@@ -131,6 +136,20 @@ def _check(options: Options, mask: str | Path | None, compare: bool) -> None:
         raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
     if compare and (mask is not None or options.factor > 1):
         raise BadOption("compare works without mask and factor: filters do not restore voxels")
+
+
+def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """For the second half of a network: the next GPU, or the same CPU."""
+    if ranks.size > 1:
+        raise BadOption(
+            "parallel layers is for one process with two GPUs, not for several ranks: start it without srun"
+        )
+    if device.type == "cpu":
+        return device
+    number = (device.index or 0) + 1
+    if number >= torch.cuda.device_count():
+        raise NoDevice(f"parallel layers needs another GPU behind {device}, and there is none: use ranks, or one GPU")
+    return torch.device(device.type, number)
 
 
 def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str, Any]]) -> DipResult:

@@ -25,6 +25,7 @@ from medhpc.dip.problem import Problem, held_out
 from medhpc.dip.saving import Saving
 from medhpc.dip.state import State
 from medhpc.nets.division import add_up_gradients, divide
+from medhpc.nets.halves import split
 
 LEARNING_RATE = 0.01
 CODE_SIZE = 0.1
@@ -59,6 +60,7 @@ def descend(
     *,
     precision: str,
     checkpointed: int = 0,
+    way_up: torch.device | None = None,
     place: Place | None = None,
     progress: Callable[[int, int, State], None] | None = None,
 ) -> State:
@@ -69,6 +71,8 @@ def descend(
     precision : {"fp32", "tf32", "bf16", "fp16"}
     checkpointed : int
         Levels of the network whose insides are computed twice rather than kept.
+    way_up : torch.device, optional
+        Where the second half of the network is computed, if elsewhere.
     place : Place, optional
         Where to go on from, and to keep what is done every minute; all ranks see the same files.
     progress : callable, optional
@@ -79,7 +83,7 @@ def descend(
     State
         Its `best` (by the stopping rule) or `average` is the result.
     """
-    state = begin(problem, options, seed, precision, checkpointed)
+    state = begin(problem, options, seed, precision, checkpointed, way_up)
     ranks = problem.share.ranks
     if place and ranks.from_first(int(place.path.exists())):
         state.restore(place.path)
@@ -103,7 +107,14 @@ def descend(
     return state
 
 
-def begin(problem: Problem, options: Options, seed: int, precision: str, checkpointed: int = 0) -> State:
+def begin(
+    problem: Problem,
+    options: Options,
+    seed: int,
+    precision: str,
+    checkpointed: int = 0,
+    way_up: torch.device | None = None,
+) -> State:
     """A network with fresh weights, and its optimizer."""
     device = problem.image.device
     with torch.random.fork_rng(devices=[]):
@@ -113,6 +124,8 @@ def begin(problem: Problem, options: Options, seed: int, precision: str, checkpo
         network = network.to(device)
     if precision == DOUBLE:
         network = network.double()
+    if way_up is not None:
+        split(network, device, way_up)
     network.checkpointed = checkpointed
     share = problem.share
     if share.ranks.size > 1:

@@ -20,6 +20,7 @@ from medhpc.dip.problem import Problem, Scale
 from medhpc.dip.share import Share
 from medhpc.dip.tally import Tally
 from medhpc.nets.division import WHOLE_FROM
+from medhpc.nets.halves import split
 from medhpc.nets.skip import Skip
 from medhpc.ranks.imagined import ImaginedRanks
 from medhpc.volume import open_volume
@@ -66,7 +67,10 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a denoising takes: floating-point operations of an iteration, without those done twice; memory."""
+    """What a denoising takes: floating-point operations of an iteration, without those done twice; memory.
+
+    `halves` are bytes that the two devices of ``parallel="layers"`` keep for the backward pass, in fp32.
+    """
 
     volume: str
     shape: tuple[int, ...]
@@ -76,6 +80,7 @@ class Plan:
     flops: int
     workspace: int
     needs: Sequence[Need]
+    halves: tuple[int, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON knows them."""
@@ -104,6 +109,7 @@ def plan(path: str | Path, options: Options, channel: int | None = None, ranks: 
         flops=flops,
         workspace=WORKSPACE,
         needs=needs,
+        halves=halves(shape, options),
     )
 
 
@@ -145,6 +151,20 @@ def largest_share(shape: Sequence[int], options: Options, ranks: int) -> Share:
     shares = [Share.of(ImaginedRanks(rank, ranks), space, factor, network) for rank in range(ranks)]
     middle = shares[1:-1] + [shares[0], shares[-1]]
     return max(middle, key=lambda share: len(share.seen.of(share.ranks.rank)))
+
+
+def halves(shape: Sequence[int], options: Options) -> tuple[int, int]:
+    """Bytes that each of two devices keeps for the backward pass of an image (1, channels, space), in fp32."""
+    devices = torch.device("cuda:0"), torch.device("cuda:1")
+    with FakeTensorMode():
+        network = options.network(len(shape) - 2, shape[1])
+        split(network, *devices)
+        with Tally() as tally:
+            fine = (options.factor * n for n in shape[2:])
+            result = network(torch.zeros(1, network.in_channels, *fine, device=devices[0]))
+            down, up = (tally.held_by[str(device)] for device in devices)
+            del result
+    return down, up
 
 
 def measured(problem: Problem, options: Options, precision: str, checkpointed: int) -> tuple[list[int], int]:

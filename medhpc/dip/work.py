@@ -55,12 +55,14 @@ class Work:
         precision: str,
         checkpointed: int,
         folder: Path,
+        way_up: torch.device | None,
         ranks: Ranks,
         progress: Callable[[Standing], None] | None,
     ) -> None:
         self.image, self.options, self.mask, self.truth = image, options, mask, truth
         self.data_range, self.device, self.precision = data_range, device, precision
         self.checkpointed, self.folder, self.ranks, self.progress = checkpointed, folder, ranks, progress
+        self.way_up = way_up
         self.identity = {
             "options": options.as_json(),
             "volume": image.fingerprint,
@@ -127,6 +129,7 @@ class Work:
                 seed,
                 precision=self.precision,
                 checkpointed=self.checkpointed,
+                way_up=self.way_up,
                 place=place,
                 progress=self._teller(part + 1, parts * options.runs),
             )

@@ -156,8 +156,9 @@ class Skip(nn.Module):
                 f"{self.in_channels} channels"
             )
         filled = self.filled_shape(space) if self.division is None else self.division.filled_shape(self, space)
+        device = x.device
         x = self._level(0, fill_by_reflection(x, filled))
-        result = self._unit(0)(self._ended, x)
+        result = self._unit(0)(self._ended, x).to(device)
         inside: tuple[slice | EllipsisType, ...] = (..., *(slice(n) for n in space))
         result = result[inside]
         return result.to(torch.promote_types(result.dtype, torch.float32)).sigmoid() if self.sigmoid else result
@@ -291,13 +292,14 @@ class _Level(InSlabs, nn.Module):
         return result
 
     def _merged(self, deeper: Tensor, finish: Callable[[Tensor], Tensor], aside: Tensor | None) -> Tensor:
-        deeper = finish(deeper)
+        device = next(self.merge.parameters()).device  # another than that of the way down, where there are two
+        deeper = finish(deeper).to(device)
         if self.cut is None or self.mode == "nearest":
             x = F.interpolate(deeper, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
         else:
             x = upsample(deeper, self.mode, self.cut)
         if aside is not None:
-            x = torch.cat([self.skip_norm(aside).to(x.dtype), x], 1)
+            x = torch.cat([self.skip_norm(aside.to(device)).to(x.dtype), x], 1)
         result: Tensor = self.merge(self.cat_norm(x))
         return result
 
