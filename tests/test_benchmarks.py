@@ -37,6 +37,8 @@ def run(name: str, *options: str) -> str:
         ("sliding_window", ["--size", "24,32,32"], "MONAI gaussian"),
         ("seams", ["--size", "24,32,32"], "max error, "),
         ("engine", ["--size", "16,16,16", "--nets", "3D depth 30"], "two threads / one: "),
+        ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
+        ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(
@@ -60,6 +62,16 @@ def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, 
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert result["benchmark"] == name
     assert {"cpu", "cores", "memory_gib", "date", "commit", "versions"} <= result["provenance"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_denoising_is_measured_against_filters(shared_data, tmp_path):
+    pytest.importorskip("pywt")
+    options = ("--seeds", "1", "--iterations", "3", "--size", "16", "--only", "brain 0.1", "--results", str(tmp_path))
+    assert "r2r - best filter: " in run("dip_quality", str(shared_data), *options)
+    (rows,) = json.loads((tmp_path / "dip_quality.json").read_text())["cases"].values()
+    assert {"noisy", "filter wavelets", "r2r", "r2r, sigma x 0.8", "dip"} <= rows.keys()
 
 
 @pytest.mark.slow

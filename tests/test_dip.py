@@ -473,6 +473,14 @@ def test_bad_input_is_one_line(tmp_path):
 # --- the plan ------------------------------------------------------------------------------------
 
 
+def test_as_few_levels_are_computed_twice_as_the_memory_needs():
+    options, shape = Options(channels=16, scales=3), (1, 1, 64, 64, 64)
+    needs = [plans.need(shape, options, "fp32", levels).peak + plans.WORKSPACE for levels in (0, 2, 3)]
+    assert needs[0] > needs[1] > needs[2]
+    chosen = [plans.levels_to_save(shape, options, "fp32", free) for free in (*needs, needs[2] - 1)]
+    assert chosen == [0, 2, 3, 3]
+
+
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 @pytest.mark.parametrize("checkpointed", [0, 2])
 def test_the_plan_is_what_real_steps_hold(name, checkpointed):

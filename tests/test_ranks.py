@@ -102,7 +102,12 @@ def whole(seed: int) -> torch.Tensor:
 
 def sums_and_words(ranks: Ranks):
     sums = ranks.total(torch.tensor([1.0, ranks.rank]))
-    return sums.tolist(), ranks.any(ranks.rank == 1), ranks.any(False), ranks.from_first(7 + ranks.rank)
+    return (
+        sums.tolist(),
+        ranks.any(ranks.rank == 1),
+        ranks.any(False),
+        (ranks.from_first(7 + ranks.rank), ranks.most(ranks.rank)),
+    )
 
 
 def extended(ranks: Ranks, low: int, high: int, edge: str):
@@ -133,8 +138,8 @@ def gathered_and_taken(ranks: Ranks):
 @pytest.mark.parametrize("size", [2, 4])
 def test_sums_and_words(size):
     for sums, one, none, word in on_ranks(size, sums_and_words):
-        assert (sums, one, none, word) == ([size, sum(range(size))], True, False, 7)
-    assert sums_and_words(Ranks()) == ([1, 0], False, False, 7)
+        assert (sums, one, none, word) == ([size, sum(range(size))], True, False, (7, size - 1))
+    assert sums_and_words(Ranks()) == ([1, 0], False, False, (7, 0))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

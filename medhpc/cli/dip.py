@@ -69,10 +69,9 @@ network = options.together(
     click.option(
         "--checkpoint",
         type=click.IntRange(0),
-        default=0,
-        show_default=True,
         metavar="N",
-        help="Levels, from the finest on, that are computed twice and not kept: less memory, a third more time.",
+        help="Levels, from the finest on, that are computed twice and not kept: less memory, a third more time "
+        "(default: as few as fit into the GPU, none on a CPU).",
     ),
 )
 
@@ -137,7 +136,7 @@ network = options.together(
 def dip(
     noisy: str,
     clean: str,
-    checkpoint: int,
+    checkpoint: int | None,
     mask: str | None,
     truth: str | None,
     data_range: float | None,

@@ -94,7 +94,7 @@ def _memory(noisy: str, chosen: Options, given: dict[str, Any], ranks: int) -> i
         largest_share(shape, chosen, ranks)
         return LIBRARIES + images
     precision = "fp32" if chosen.precision == "auto" else chosen.precision
-    return LIBRARIES + images + int(1.2 * need(shape, chosen, precision, given["checkpoint"], ranks).peak)
+    return LIBRARIES + images + int(1.2 * need(shape, chosen, precision, given["checkpoint"] or 0, ranks).peak)
 
 
 def _words() -> list[str]:

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from medhpc import engine as engines
-from medhpc.dip.files import Files, open_image, read_like, write_like
+from medhpc.dip.files import Files, Image, open_image, read_like, write_like
 from medhpc.dip.noise import WHITE
 from medhpc.dip.options import Options
 from medhpc.dip.pictures import draw
+from medhpc.dip.plan import levels_to_save
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, RunRecord, Standing
 from medhpc.dip.work import Done, Work
@@ -38,7 +39,7 @@ def denoise(
     truth: str | Path | None = None,
     data_range: float | None = None,
     channel: int | None = None,
-    checkpointed: int = 0,
+    checkpointed: int | None = None,
     compare: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -67,8 +68,9 @@ def denoise(
         What PSNR is relative to; the range of the truth unless given.
     channel : int, optional
         Denoise this channel only.
-    checkpointed : int
-        Levels of the network, from the finest on, whose insides are computed twice rather than kept.
+    checkpointed : int, optional
+        Levels of the network, from the finest on, whose insides are computed twice rather than kept; as few as fit
+        into the GPU's free memory unless given, and none on a CPU.
     compare : bool
         Also run filters that need no network; see :mod:`medhpc.dip.compare`.
     device, threads
@@ -100,6 +102,8 @@ def denoise(
         _check(options, mask, compare)
         image = open_image(noisy, channel)
         chosen = engines.load(Identity(), device=device, threads=threads).device
+        precision = settle(options.precision, chosen)
+        levels = _levels(image, options, precision, chosen, ranks.size) if checkpointed is None else checkpointed
         fine = image.fine_shape(options.factor)
         work = Work(
             image=image,
@@ -108,8 +112,8 @@ def denoise(
             truth=None if truth is None else read_like(truth, fine, "truth", image.channels),
             data_range=data_range,
             device=chosen,
-            precision=settle(options.precision, chosen),
-            checkpointed=checkpointed,
+            precision=precision,
+            checkpointed=levels,
             folder=files.work,
             way_up=_other_device(chosen, ranks) if parallel == "layers" else None,
             ranks=ranks,
@@ -119,6 +123,7 @@ def denoise(
             if not resume:
                 shutil.rmtree(files.work, ignore_errors=True)
             files.work.mkdir(exist_ok=True)
+    work.checkpointed = ranks.most(levels)  # all compute alike, whatever is free on their GPUs
     try:
         done = work.all_runs()
     except MedhpcError:
@@ -179,6 +184,13 @@ def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str,
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
     shutil.rmtree(files.work)
     return result
+
+
+def _levels(image: Image, options: Options, precision: str, device: torch.device, ranks: int) -> int:
+    """How many levels are computed twice where nobody says."""
+    if device.type != "cuda":
+        return 0
+    return levels_to_save(image.problem_shape, options, precision, torch.cuda.mem_get_info(device)[0], ranks)
 
 
 def _notes(options: Options, records: list[RunRecord], precision: str, device: torch.device) -> list[str]:

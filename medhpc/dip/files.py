@@ -60,6 +60,12 @@ class Image:
         _, z, y, x = self.voxels.shape
         return z, y, x
 
+    @property
+    def problem_shape(self) -> tuple[int, ...]:
+        """(1, channels, space) of what is denoised at once; a plane has two axes."""
+        flat = self.shape[0] == 1
+        return (1, self.channels, *self.shape[1:]) if flat else (1, 1, *self.shape)
+
     def fine_shape(self, factor: int) -> Index:
         """(z, y, x) of the result; a single plane stays one."""
         z, y, x = self.shape

@@ -27,6 +27,7 @@ from medhpc.volume import open_volume
 
 PRECISIONS = ("fp32", "bf16")
 CHECKPOINTED = (0, 2)
+"""Levels computed twice: a third one would hold an eighth of what the second does."""
 WORKSPACE = 2 * 2**30
 """Allowed for beside the tensors: CUDA itself and the buffers of cuDNN."""
 MOMENTS = 5
@@ -165,6 +166,15 @@ def halves(shape: Sequence[int], options: Options) -> tuple[int, int]:
             down, up = (tally.held_by[str(device)] for device in devices)
             del result
     return down, up
+
+
+def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int, ranks: int = 1) -> int:
+    """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if none suffices."""
+    scales = len(options.level_channels)
+    for levels in (*CHECKPOINTED, scales):
+        if need(shape, options, precision, levels, ranks).peak + WORKSPACE <= free:
+            return levels
+    return scales
 
 
 def measured(problem: Problem, options: Options, precision: str, checkpointed: int) -> tuple[list[int], int]:

@@ -134,7 +134,7 @@ class Work:
                 progress=self._teller(part + 1, parts * options.runs),
             )
         except torch.OutOfMemoryError:
-            raise self._too_large(problem) from None
+            raise self._too_large() from None
         whole = problem.share.whole(result_of(state))
         if whole is None:
             return None
@@ -176,9 +176,9 @@ class Work:
         """The noise of r2r is normal: where it is Rician, the image is transformed for it."""
         return self.options.method == "r2r" and noise.kind == "rician"
 
-    def _too_large(self, problem: Problem) -> NotEnoughMemory:
+    def _too_large(self) -> NotEnoughMemory:
         """What it takes, and what would take the least."""
-        shape = (*problem.image.shape[:2], *space_of(self.image.voxels.shape))
+        shape = self.image.problem_shape
         wanted, least = (
             need(shape, self.options, precision, levels, self.ranks.size).peak / 2**30
             for precision, levels in ((self.precision, self.checkpointed), ("bf16", 2))

@@ -56,6 +56,10 @@ class Ranks:
         """Whether it is so on one of them."""
         return bool(self.total(torch.tensor(int(here))).item()) if self.size > 1 else here
 
+    def most(self, number: int) -> int:
+        """The largest of their numbers."""
+        return max(int(one) for one in self.everyones(torch.tensor(number)))
+
     def from_first(self, number: int) -> int:
         """What the first rank says."""
         if self.size == 1:
