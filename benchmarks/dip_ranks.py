@@ -98,7 +98,7 @@ def memory(rank: int, size: int, port: int, space: Index, channels: int, precisi
 def result(rank: int, size: int, port: int, space: Index, channels: int, iterations: int) -> Any:
     """What some iterations in fp64 make (on the first rank)."""
     with _joined(rank, size, port) as ranks:
-        options = Options(channels=channels, stop="none")
+        options = Options(channels=channels, scales=3, stop="none")
         problem = _problem(ranks, space, options)
         tensors = {name: getattr(problem, name).double() for name in ("image", "seen", "known")}
         problem = Problem(**{**vars(problem), **tensors})

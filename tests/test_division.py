@@ -107,7 +107,8 @@ def parts(ranks: Ranks, reflected: bool) -> list[torch.Tensor]:
     slab = x[:, :, mine.start : mine.stop].clone().requires_grad_()
     halo = cut.halo(2, 2, "reflection" if reflected else "zero")
     bias = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    y = layers._Convolution.apply(slab, weight, bias, layers._Filter(1, 2, reflected, halo), True)
+    how = layers._Filter(stride=1, reach=2, reflected=reflected, biased=True, halo=halo)
+    y = layers._InParts.apply(slab, weight, bias, how)
     (y * numbers(2, (20, 5, 4), 3)[:, :, mine.start : mine.stop]).sum().backward()
     return [y.detach(), slab.grad, ranks.total(weight.grad), ranks.total(bias.grad)]
 

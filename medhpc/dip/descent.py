@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def begin(
     network.checkpointed = checkpointed
     share = problem.share
     if share.ranks.size > 1:
-        divide(network, share.cut, share.seen)
+        divide(network, replace(share.cut, overlaps=not checkpointed), share.seen)  # else memory is dear
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     return State(network=network, optimizer=optimizer, scaler=scaler, share=share)

@@ -31,12 +31,45 @@ def pad_by_reflection(x: Tensor, reach: int | Sequence[int]) -> Tensor:
     return _Reflection.apply(x, _pads(reach, x.ndim - 2))
 
 
-def unpad_by_reflection(gradient: Tensor, reach: int | Sequence[int], shape: Sequence[int]) -> Tensor:
-    """The gradient of what was padded from `shape`."""
-    ndim = gradient.ndim - 2
-    back = torch.ops.aten.reflection_pad2d_backward if ndim == 2 else torch.ops.aten.reflection_pad3d_backward
-    no_memory = gradient.new_empty(()).expand(*shape)  # only its shape is looked at
-    return back(gradient.contiguous(), no_memory, _pads(reach, ndim))
+def join_by_reflection(pieces: Sequence[Tensor], axis: int, reach: Sequence[int]) -> Tensor:
+    """Pieces along an axis as one block, padded by `reach` along each axis of space; nothing else is held meanwhile."""
+    lengths = list(pieces[0].shape)
+    lengths[axis] = sum(piece.shape[axis] for piece in pieces)
+    beyond = [0, 0, *reach]
+    result = pieces[0].new_empty([length + 2 * b for length, b in zip(lengths, beyond, strict=True)])
+    spans = list(zip(beyond, lengths, strict=True))
+    inner, at = _span(result, spans), 0
+    for piece in pieces:
+        inner.narrow(axis, at, piece.shape[axis]).copy_(piece)
+        at += piece.shape[axis]
+    for number, (b, length) in enumerate(zip(beyond, lengths, strict=True)):
+        if not b:
+            continue
+        spans[number] = (0, length + 2 * b)
+        block = _span(result, spans)
+        block.narrow(number, 0, b).copy_(block.narrow(number, b + 1, b).flip(number))
+        block.narrow(number, b + length, b).copy_(block.narrow(number, length - 1, b).flip(number))
+    return result
+
+
+def _span(x: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """A part of x, by first voxel and length along each axis."""
+    for axis, (start, length) in enumerate(spans):
+        x = x.narrow(axis, start, length)
+    return x
+
+
+def fold_by_reflection(gradient: Tensor, reach: Sequence[int]) -> Tensor:
+    """The gradient of what was padded, as a part of the memory of that behind the padding, which is overwritten."""
+    for axis, beyond in enumerate(reach, start=2):
+        if beyond:
+            length = gradient.shape[axis] - 2 * beyond
+            inner = gradient.narrow(axis, beyond, length)
+            inner.narrow(axis, 1, beyond).add_(gradient.narrow(axis, 0, beyond).flip(axis))
+            last = gradient.narrow(axis, beyond + length, beyond)
+            inner.narrow(axis, length - 1 - beyond, beyond).add_(last.flip(axis))
+            gradient = inner
+    return gradient
 
 
 def _pads(reach: int | Sequence[int], ndim: int) -> list[int]:
@@ -48,12 +81,15 @@ def _pads(reach: int | Sequence[int], ndim: int) -> list[int]:
 class _Reflection(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, pads: list[int]) -> Tensor:
-        context.shape, context.reach = x.shape, pads[::-2]
+        context.shape, context.pads = x.shape, pads
         return F.pad(x, pads, mode="reflect")
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return unpad_by_reflection(gradient, context.reach, context.shape), None
+        ndim = gradient.ndim - 2
+        back = torch.ops.aten.reflection_pad2d_backward if ndim == 2 else torch.ops.aten.reflection_pad3d_backward
+        no_memory = gradient.new_empty(()).expand(context.shape)  # only its shape is looked at
+        return back(gradient.contiguous(), no_memory, context.pads), None
 
 
 def lanczos2(x: Tensor, factor: int, *, extended: int | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Layers over slabs: as over the whole, for every number of ranks (see :mod:`medhpc.ranks.halo`).
 
-A convolution keeps its slab for the backward pass, and a few planes of its neighbours; what it pads, it pads again. On
-a GPU it is computed in three parts, so that the planes of the neighbours travel while the inner one is computed::
+On a GPU with room for it, a convolution is computed in three parts, so that the planes of the neighbours travel while
+the inner one is computed::
 
     input      below | . . . . . . . . . . . . | above
     parts      [-----------]             [-----------]
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medhpc.nets.resample import lanczos2, lanczos2_reach, pad_by_reflection, unpad_by_reflection
+from medhpc.nets.resample import fold_by_reflection, join_by_reflection, lanczos2, lanczos2_reach
 from medhpc.ranks.halo import Cut, Halo, extend
 
 
@@ -33,9 +33,16 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, ref
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     reach = weight.shape[-1] // 2
-    halo = cut.halo(reach, reach + 1 - stride, "reflection" if reflected else "zero")
-    in_parts = x.is_cuda and stride == 1 and x.shape[cut.axis] > 4 * reach
-    return _Convolution.apply(x, weight, bias, _Filter(stride, reach, reflected, halo), in_parts)
+    how = _Filter(
+        stride=stride,
+        reach=reach,
+        reflected=reflected,
+        biased=bias is not None,
+        halo=cut.halo(reach, reach + 1 - stride, "reflection" if reflected else "zero"),
+    )
+    if cut.overlaps and x.is_cuda and stride == 1 and x.shape[cut.axis] > 4 * reach:
+        return _InParts.apply(x, weight, bias, how)
+    return how.forward(_Seen.apply(x, how), weight, bias)
 
 
 def upsample(x: Tensor, mode: str, cut: Cut) -> Tensor:
@@ -50,35 +57,32 @@ def lanczos2_of_slab(x: Tensor, factor: int, cut: Cut) -> Tensor:
     return lanczos2(extend(x, cut.halo(beyond, beyond, "repeat")), factor, extended=cut.axis)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Filter:
     """A convolution but for its weights; `reach` is half its kernel."""
 
     stride: int
     reach: int
     reflected: bool
+    biased: bool
     halo: Halo
 
-    def around(self, ndim: int) -> list[int]:
-        """Voxels that are padded on both sides of each axis of space; none along that of the slabs."""
-        return [0 if n + 2 == self.halo.cut.axis else self.reach for n in range(ndim)]
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Of a block that has its halo already."""
-        around = self.around(x.ndim - 2)
-        apply = F.conv2d if x.ndim == 4 else F.conv3d
+    def seen(self, *pieces: Tensor) -> Tensor:
+        """Pieces of a slab and its halo as one block, padded on the other axes if it is reflected there."""
+        axis = self.halo.cut.axis
         if self.reflected:
-            return apply(pad_by_reflection(x, around), weight, bias, self.stride)
-        return apply(x, weight, bias, self.stride, padding=around)
+            return join_by_reflection(pieces, axis, self.around(pieces[0]))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
 
-    def backward(
-        self, gradient: Tensor, x: Tensor, weight: Tensor, biased: bool, wanted: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the same block (if it is wanted), of the weights, and of the bias (if there is one)."""
-        ndim = x.ndim - 2
-        around = self.around(ndim)
-        seen = pad_by_reflection(x, around) if self.reflected else x
-        of_block, of_weight, of_bias = torch.ops.aten.convolution_backward(
+    def forward(self, seen: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Of a block that has its halo."""
+        apply = F.conv2d if seen.ndim == 4 else F.conv3d
+        return apply(seen, weight, bias, self.stride, padding=0 if self.reflected else self.around(seen))
+
+    def backward(self, gradient: Tensor, seen: Tensor, weight: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the block (if they are wanted), without its padding, of weights and bias (if there is one)."""
+        ndim, around = seen.ndim - 2, self.around(seen)
+        of_seen, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradient,
             seen,
             weight,
@@ -89,72 +93,69 @@ class _Filter:
             False,
             [0] * ndim,
             1,
-            [wanted, True, biased],
+            [wanted, True, self.biased],
         )
-        if wanted and self.reflected:
-            of_block = unpad_by_reflection(of_block, around, x.shape)
+        of_block = fold_by_reflection(of_seen, around) if wanted and self.reflected else of_seen
         return of_block, of_weight, of_bias
 
+    def around(self, x: Tensor) -> list[int]:
+        """Voxels that are padded on both sides of each axis of space; none along that of the slabs."""
+        return [0 if axis == self.halo.cut.axis else self.reach for axis in range(2, x.ndim)]
 
-class _Convolution(torch.autograd.Function):
+
+class _Seen(torch.autograd.Function):
+    """What a convolution sees of a slab, all at once."""
+
     @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: _Filter, in_parts: bool) -> Tensor:
+    def forward(context: Any, x: Tensor, how: _Filter) -> Tensor:
+        context.how = how
+        below, above = how.halo.begin(x)()
+        return how.seen(below, x, above)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """In place of the gradient, which is the convolution's alone: one block less when memory is needed most."""
+        how: _Filter = context.how
+        axis, low, high = how.halo.cut.axis, how.halo.low, how.halo.high
+        block = fold_by_reflection(gradient, how.around(gradient)) if how.reflected else gradient
+        length = block.shape[axis] - low - high
+        add = how.halo.begin_back(block.narrow(axis, 0, low), block.narrow(axis, low + length, high))
+        of_x = block.narrow(axis, low, length)
+        add(of_x)
+        return of_x, None
+
+
+class _InParts(torch.autograd.Function):
+    """A convolution whose outer parts wait for the neighbours while the inner one is computed."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: _Filter) -> Tensor:
         axis, near = how.halo.cut.axis, 2 * how.reach
         wait = how.halo.begin(x)
-        inner = how.forward(x, weight, bias) if in_parts else None
+        seen = how.seen(x)
+        inner = how.forward(seen, weight, bias)
         below, above = wait()
-        context.save_for_backward(x, below, above, weight)
-        context.how, context.in_parts, context.biased = how, in_parts, bias is not None
-        if inner is None:
-            return how.forward(torch.cat([below, x, above], axis), weight, bias)
-        first = torch.cat([below, x.narrow(axis, 0, near)], axis)
-        last = torch.cat([x.narrow(axis, x.shape[axis] - near, near), above], axis)
+        first = how.seen(below, x.narrow(axis, 0, near))
+        last = how.seen(x.narrow(axis, x.shape[axis] - near, near), above)
+        context.how = how
+        context.save_for_backward(weight, first, seen, last)
         return torch.cat([how.forward(first, weight, bias), inner, how.forward(last, weight, bias)], axis)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
-        x, below, above, weight = context.saved_tensors
-        how, biased, wanted = context.how, context.biased, context.needs_input_grad[0]
-        back = _backward_in_parts if context.in_parts else _backward_at_once
-        of_x, of_weight, of_bias = back(gradient, x, below, above, weight, how, biased, wanted)
-        return of_x if wanted else None, of_weight, of_bias if biased else None, None, None
-
-
-def _backward_at_once(
-    gradient: Tensor, x: Tensor, below: Tensor, above: Tensor, weight: Tensor, how: _Filter, biased: bool, wanted: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    axis, low, high = how.halo.cut.axis, how.halo.low, how.halo.high
-    block = torch.cat([below, x, above], axis)
-    of_block, *of_weights = how.backward(gradient, block, weight, biased, wanted)
-    if not wanted:
-        return of_block, of_weights[0], of_weights[1]
-    length = x.shape[axis]
-    add = how.halo.begin_back(of_block.narrow(axis, 0, low), of_block.narrow(axis, low + length, high))
-    of_x = of_block.narrow(axis, low, length)
-    add(of_x)
-    return of_x, of_weights[0], of_weights[1]
-
-
-def _backward_in_parts(
-    gradient: Tensor, x: Tensor, below: Tensor, above: Tensor, weight: Tensor, how: _Filter, biased: bool, wanted: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The outer parts first: their gradients for the neighbours travel while the inner part's are computed."""
-    axis, reach, length = how.halo.cut.axis, how.reach, x.shape[how.halo.cut.axis]
-    near = 2 * reach
-    head, tail = x.narrow(axis, 0, near), x.narrow(axis, length - near, near)
-    parts = [
-        how.backward(gradient.narrow(axis, start, reach), torch.cat(block, axis), weight, biased, wanted)
-        for start, block in ((0, [below, head]), (length - reach, [tail, above]))
-    ]
-    add = None
-    if wanted:
-        first, last = parts[0][0], parts[1][0]
-        add = how.halo.begin_back(first.narrow(axis, 0, reach), last.narrow(axis, near, reach))
-    parts.append(how.backward(gradient.narrow(axis, reach, length - near), x, weight, biased, wanted))
-    of_x = parts[-1][0]
-    if add:
-        of_x.narrow(axis, 0, near).add_(first.narrow(axis, reach, near))
-        of_x.narrow(axis, length - near, near).add_(last.narrow(axis, 0, near))
-        add(of_x)
-    of_bias = parts[0][2] + parts[1][2] + parts[2][2] if biased else parts[0][2]
-    return of_x, parts[0][1] + parts[1][1] + parts[2][1], of_bias
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        """The outer parts first: their gradients for the neighbours travel while the inner part's are computed."""
+        weight, *seen = context.saved_tensors
+        how, wanted = context.how, context.needs_input_grad[0]
+        axis, reach = how.halo.cut.axis, how.reach
+        near, length = 2 * reach, gradient.shape[axis]
+        outputs = gradient.narrow(axis, 0, reach), gradient.narrow(axis, length - reach, reach)
+        first, last = (how.backward(one, block, weight, wanted) for one, block in zip(outputs, seen[::2], strict=True))
+        if wanted:
+            add = how.halo.begin_back(first[0].narrow(axis, 0, reach), last[0].narrow(axis, near, reach))
+        inner = how.backward(gradient.narrow(axis, reach, length - near), seen[1], weight, wanted)
+        if wanted:
+            inner[0].narrow(axis, 0, near).add_(first[0].narrow(axis, reach, near))
+            inner[0].narrow(axis, length - near, near).add_(last[0].narrow(axis, 0, near))
+            add(inner[0])
+        of_bias = first[2] + inner[2] + last[2] if how.biased else None
+        return inner[0] if wanted else None, first[1] + inner[1] + last[1], of_bias, None

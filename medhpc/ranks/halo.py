@@ -28,10 +28,14 @@ EDGES = ("none", "zero", "reflection", "repeat")
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A block is cut across `axis` of its tensors, into a slab for each rank."""
+    """A block is cut across `axis` of its tensors, into a slab for each rank.
+
+    `overlaps` lets what is computed go on while planes travel, where that takes more memory.
+    """
 
     ranks: Ranks
     axis: int
+    overlaps: bool = False
 
     def halo(self, low: int, high: int, edge: str) -> Halo:
         """Planes below and above a slab."""
