@@ -293,15 +293,16 @@ class _Level(InSlabs, nn.Module):
 
     def _merged(self, deeper: Tensor, finish: Callable[[Tensor], Tensor], aside: Tensor | None) -> Tensor:
         device = next(self.merge.parameters()).device  # another than that of the way down, where there are two
-        deeper = finish(deeper).to(device)
-        if self.cut is None or self.mode == "nearest":
-            x = F.interpolate(deeper, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
-        else:
-            x = upsample(deeper, self.mode, self.cut)
+        x = self._enlarged(finish(deeper).to(device))
         if aside is not None:
             x = torch.cat([self.skip_norm(aside.to(device)).to(x.dtype), x], 1)
         result: Tensor = self.merge(self.cat_norm(x))
         return result
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        if self.cut is None or self.mode == "nearest":
+            return F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
+        return upsample(x, self.mode, self.cut)
 
     def _mixed(self, x: Tensor) -> Tensor:
         result: Tensor = self.mix(self.merge_norm(x))
