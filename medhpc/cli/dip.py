@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -176,11 +177,11 @@ def dip(
 
     if submit:
         job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
-        about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint}
+        about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint, "parallel": parallel}
         dip_submit.submit(noisy, clean, _options(settings), about, as_json)
         return
     dip_submit.check_no_job()
-    with joined(device) as ranks, _telling() as tell:
+    with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
             chosen = _options(settings)
         result = denoise(
@@ -243,6 +244,16 @@ def _options(settings: dict[str, Any]) -> Options:
     from medhpc.dip.options import Options
 
     return Options(**{**settings, "factor": int(settings["factor"])})
+
+
+@contextmanager
+def _no_end_by_signal() -> Iterator[None]:
+    """SIGUSR1 asks for a checkpoint; where there is nothing to save yet, or any more, it is nothing."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager

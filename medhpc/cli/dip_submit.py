@@ -65,6 +65,8 @@ def _job(noisy: str, clean: str, chosen: Options, given: dict[str, Any]) -> Deno
     from medhpc.jobs.denoising import Denoising
     from medhpc.jobs.packing import Resources
 
+    if given["parallel"] == "layers":
+        raise BadOption("--submit starts ranks, and --parallel layers is one process with two GPUs: give one of them")
     gpus = given["gpus"]
     ranks = given["nodes"] * max(gpus, 1)
     return Denoising(

@@ -88,7 +88,7 @@ def descend(
     if place and ranks.from_first(int(place.path.exists())):
         state.restore(place.path)
     device = problem.image.device
-    state.network.float32_up_to = float32_up_to(precision, device, problem.ndim)
+    state.network.float32_up_to = ranks.most(float32_up_to(precision, device, problem.ndim))
     draws = Draws(seed, device)
     out = held_out(problem, options, draws)
     code = make_code(problem, options, draws, precision)
