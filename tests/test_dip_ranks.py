@@ -294,7 +294,7 @@ def test_bad_input_is_one_line_of_one_rank(tmp_path):
         with create_volume(tmp_path / name, image.shape, np.float32) as writer:
             writer.write(0, image)
     for name, words, line in (
-        ("good.tif", [], "3 ranks for 6 planes: a slab needs 4 planes, halos come from neighbours; use at most 2"),
+        ("good.tif", [], "3 ranks for 6 planes: each needs 4 at least"),
         ("holey.tif", [], "NaN or infinity"),
         ("none.tif", [], "none.tif"),
     ):

@@ -85,7 +85,7 @@ def test_slabs_are_even_whole_and_thick_enough(units, ranks, multiple, least, da
 
 
 def test_too_many_ranks_are_told_how_many_fit():
-    with pytest.raises(BadOption, match="20 ranks for 48 planes: a slab needs 4 planes.*use at most 12"):
+    with pytest.raises(BadOption, match="20 ranks for 48 planes: each needs 4 at least.*use at most 12"):
         divide(48, 20, multiple=4)
     with pytest.raises(BadOption, match="use at most 1"):
         divide(6, 2, multiple=2, least=4)

@@ -78,9 +78,10 @@ def divide(
         return slabs
     fewer = (_divided(length, n, multiple, own, least_own) for n in range(ranks - 1, 0, -1))
     most = next((len(each.all()) for each in fewer if _fits(each, least, own, least_own)), 1)
+    need = max(multiple, least, least_own)
     raise BadOption(
-        f"{ranks} ranks for {own} planes: a slab needs {max(multiple, least, least_own)} planes, halos come from "
-        f"neighbours; use at most {most}"
+        f"{ranks} ranks for {own} planes: each needs {need} at least, as halos come from the neighbours alone; use at "
+        f"most {most}"
     )
 
 
