@@ -1,4 +1,4 @@
-"""``medhpc dip`` and ``medhpc dip-plan``."""
+"""``medhpc dip``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,9 @@ from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
     from medhpc.dip.options import Options
-    from medhpc.dip.plan import Plan
     from medhpc.dip.results import DipResult, Standing
 
 LIVE_SECONDS = 0.5  # between two lines on a terminal, each in place of the one before
-
-
-class Numbers(click.ParamType):
-    """Whole numbers above zero, separated by commas."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:  # noqa: D102
-        if isinstance(value, tuple):
-            return value
-        words = value.split(",")
-        if not all(word.isdecimal() and int(word) for word in words):
-            self.fail(f"'{value}' is not a list of numbers such as 1,2,4", param, ctx)
-        return tuple(map(int, words))
 
 
 network = options.together(
@@ -178,12 +163,12 @@ def dip(
     if submit:
         job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
         about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint, "parallel": parallel}
-        dip_submit.submit(noisy, clean, _options(settings), about, as_json)
+        dip_submit.submit(noisy, clean, options_of(settings), about, as_json)
         return
     dip_submit.check_no_job()
     with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
-            chosen = _options(settings)
+            chosen = options_of(settings)
         result = denoise(
             noisy,
             clean,
@@ -209,38 +194,8 @@ def dip(
         _print(result)
 
 
-@click.command("dip-plan", short_help="Say what `dip` needs, before it runs.")
-@click.argument("volume")
-@network
-@click.option(
-    "--ranks",
-    type=Numbers(),
-    default="1",
-    show_default=True,
-    metavar="N,...",
-    help="Shared by so many: a list such as 1,2,4.",
-)
-@options.channel
-@options.as_json
-def dip_plan(volume: str, ranks: tuple[int, ...], channel: int | None, as_json: bool, **settings: Any) -> None:
-    """Say how much memory and computing `dip` takes for VOLUME; no GPU is needed to know, and no voxel is read.
-
-    \b
-      medhpc dip-plan head.nii.gz
-      medhpc dip-plan head.nii.gz --ranks 1,2,4,8
-    """
-    early.check_volume(volume, channel, series=True)
-    from medhpc.dip.plan import plan
-
-    del settings["checkpoint"], settings["precision"]  # all of them are told
-    found = plan(volume, _options(settings), channel=channel, ranks=ranks)
-    if as_json:
-        show.as_json(found.as_dict())
-    else:
-        _print_plan(found)
-
-
-def _options(settings: dict[str, Any]) -> Options:
+def options_of(settings: dict[str, Any]) -> Options:
+    """Options as the library knows them."""
     from medhpc.dip.options import Options
 
     return Options(**{**settings, "factor": int(settings["factor"])})
@@ -322,31 +277,3 @@ def _row(row: dict[str, Any]) -> dict[str, str]:
 
 def _decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} dB"
-
-
-def _print_plan(plan: Plan) -> None:
-    """Memory by precision and checkpointing, and what to ask SLURM for."""
-    show.fields(
-        {
-            "volume": f"{plan.volume}\n{show.shape(plan.shape)} voxels, computed as {show.shape(plan.filled)}",
-            "network": f"{plan.parameters:,} parameters on {plan.levels} levels",
-            "work": f"{plan.flops / 1e12:.3g} TFLOP per iteration",
-        }
-    )
-    click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))
-    if any(need.ranks > 1 for need in plan.needs):
-        click.echo("of the rank with the thickest slab; levels below the second are whole on each")
-    halves = " + ".join(show.memory(held) for held in plan.halves)
-    click.echo(f"--parallel layers would keep {halves} for the backward pass on its two GPUs (fp32)")
-    click.echo("workspace of the GPU's libraries comes on top: " + show.memory(plan.workspace) + " is allowed for")
-
-
-def _plan_row(need: Any) -> dict[str, str]:
-    levels = {f"level {number}": show.memory(kept) for number, kept in enumerate(need.kept)}
-    return {
-        "ranks": f"{need.ranks}",
-        "precision": need.precision,
-        "--checkpoint": f"{need.checkpointed}",
-        **levels,
-        "peak": show.memory(need.peak),
-    }

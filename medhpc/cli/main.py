@@ -15,6 +15,7 @@ import medhpc
 from medhpc.cli import (
     demo,
     dip,
+    dip_plan,
     doctor,
     engines,
     evaluation,
@@ -37,7 +38,7 @@ SECTIONS = {
     "All of it at once": (runs.run,),
     "On a cluster": (jobs.submit, jobs.script, jobs.cancel, doctor.doctor, site.site),
     "Networks": (training.train, engines.engines),
-    "Denoising": (dip.dip, dip.dip_plan),
+    "Denoising": (dip.dip, dip_plan.dip_plan),
     "Volumes": (volumes.info, volumes.convert),
     "Also": (report.report, runs.clean, demo.demo),
 }
