@@ -20,6 +20,7 @@ from medhpc.dip.draws import Draws, Purpose
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
+from medhpc.dip.share import Share
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.tally import Tally
 from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory
@@ -213,7 +214,8 @@ def test_masked_voxels_are_restored():
 def test_a_factor_makes_a_finer_image_of_the_same_means():
     fine = smooth((24, 28))[None, None]
     coarse = fine.reshape(1, 1, 12, 2, 14, 2).mean((3, 5))
-    problem = pose(coarse, Noise(kind="gaussian", sigma=1.0), CPU, truth=fine)
+    share = Share.alone(coarse.shape[2:], factor=2)
+    problem = pose(coarse, Noise(kind="gaussian", sigma=1.0), CPU, truth=fine, share=share)
     state = descend(problem, Options(factor=2, iterations=120, stop="none", **TINY), 0, precision="fp32")
     assert result_of(state).shape == (1, 1, 24, 28)
     assert state.history[-1]["psnr"] > 20
@@ -392,10 +394,10 @@ def test_a_time_series_is_one_again(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from medhpc.dip import descent
+from medhpc.dip import saving
 from medhpc.dip.denoise import denoise
 from medhpc.dip.options import Options
-descent.CHECKPOINT_SECONDS = 0.0
+saving.CHECKPOINT_SECONDS = 0.0
 def kill(standing):
     if (standing.part, standing.iteration) == (2, 125):
         os.kill(os.getpid(), signal.SIGKILL)
