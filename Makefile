@@ -1,6 +1,6 @@
 # medhpc: `make demo` shows the whole job; `make dev` prepares for work on medhpc itself.
 # Everything is installed into .venv, from pyproject.toml and constraints.txt, and again only when one of them or the
-# C++ of the native engine changed.
+# C++ of the kernel changed.
 
 PYTHON ?= python3
 
@@ -26,7 +26,7 @@ lint: .venv/.developer
 	.venv/bin/lint-imports
 	.venv/bin/shellcheck .ci/run .ci/install_slurm.sh slurm_templates/*.sbatch
 
-.venv/.user: pyproject.toml constraints.txt hatch_build.py $(wildcard medhpc/engine/native/src/*)
+.venv/.user: pyproject.toml constraints.txt hatch_build.py $(wildcard medhpc/kernel/src/*)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -c constraints.txt -e .
 	touch $@

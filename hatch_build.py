@@ -1,4 +1,4 @@
-"""Compile the native engine while medhpc is installed or a wheel is built; go on without it where there is no compiler.
+"""Compile medhpc/kernel while medhpc is installed or a wheel is built; go on without it where there is no compiler.
 
 The libraries have a C interface and are loaded by ctypes: they belong to no version of Python, and need neither its
 headers nor torch's. One command per instruction set is all there is to do, so it is done here, without CMake.
@@ -25,11 +25,11 @@ X86 = {
 
 
 class NativeBuildHook(BuildHookInterface):
-    """Adds ``medhpc/engine/native/msd_*.so``, or ``not_built.txt`` with the reason."""
+    """Adds ``medhpc/kernel/msd_*.so``, or ``not_built.txt`` with the reason."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile what is older than its sources, and name the wheel by what is in it."""
-        folder = Path(self.root, "medhpc", "engine", "native")
+        folder = Path(self.root, "medhpc", "kernel")
         note = folder / "not_built.txt"
         note.unlink(missing_ok=True)
         reason = build(folder)
@@ -37,10 +37,10 @@ class NativeBuildHook(BuildHookInterface):
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         if reason and os.environ.get("CI") == "true":
-            raise RuntimeError(f"the native engine was not built: {reason}")
+            raise RuntimeError(f"the kernel was not built: {reason}")
         if reason:
             note.write_text(reason + "\n")
-            self.app.display_warning(f"medhpc goes without its native engine (the engine 'torch' is slower): {reason}")
+            self.app.display_warning(f"medhpc goes without its kernel (the engine 'torch' is slower): {reason}")
 
 
 def build(folder: Path) -> str:
@@ -49,7 +49,7 @@ def build(folder: Path) -> str:
     libraries = {folder / f"msd_{variant}.so": flags for variant, flags in variants.items()}
     changed = max(path.stat().st_mtime for path in (*(folder / "src").iterdir(), Path(__file__)))
     stale = [path for path in libraries if not path.exists() or path.stat().st_mtime < changed]
-    compiler = _compiler()
+    compiler = find_compiler()
     running = []
     for library in stale:
         library.unlink(missing_ok=True)
@@ -62,7 +62,8 @@ def build(folder: Path) -> str:
     return "; ".join(filter(None, [_finish(*one) for one in running]))
 
 
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
+    """Path of ``$CXX``, or of what the system has."""
     chosen = os.environ.get("CXX")
     return shutil.which(chosen) if chosen else shutil.which("c++") or shutil.which("g++")
 

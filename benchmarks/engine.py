@@ -33,9 +33,9 @@ from benchmarks import engine_peers as peers
 from benchmarks.child import Outcome, in_child
 from benchmarks.measure import RESULTS, publish, table
 from benchmarks.measure import shape as read_shape
-from medhpc.engine.native import VARIANTS, usable_variants
 from medhpc.engine.speed import measured_peak
 from medhpc.geometry import Index
+from medhpc.kernel import VARIANTS, usable_variants
 from medhpc.nets import MSD
 
 NETS: Mapping[str, tuple[int, int, Index]] = {  # ndim, depth, block

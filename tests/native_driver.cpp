@@ -18,6 +18,24 @@ std::vector<float> noise(long count) {
     return values;
 }
 
+void backward(void* network, const Case& c, const std::vector<float>& block, std::size_t weights, int channels) {
+    const int64_t plane = int64_t{c.shape[1]} * c.shape[2], voxels = c.shape[0] * plane;
+    const int64_t strides[4] = {4 * voxels, 4 * plane, 4 * c.shape[2], 4};
+    std::vector<float> scores(c.outputs * voxels), inputs(c.inputs * voxels), of_weights(weights), biases(channels);
+    std::vector<float> head(c.outputs * channels), head_biases(c.outputs);
+    void* spare = msd_spare();
+    void* recording = msd_record(network, spare, block.data(), strides, c.shape, c.threads, scores.data());
+    for (int left_out = 0; left_out < 4; left_out++) {
+        Real* const of_inputs = left_out & 1 ? nullptr : inputs.data();
+        Real* const kernels = left_out & 2 ? nullptr : of_weights.data();
+        if (msd_backward(recording, scores.data(), c.threads, of_inputs, kernels, biases.data(), head.data(),
+                         head_biases.data()))
+            std::abort();
+    }
+    msd_forget_spare(spare);
+    msd_forget(recording);
+}
+
 void evaluate(const Case& c) {
     const int maps = c.depth * c.width, taps = c.dimensions == 3 ? 27 : 9, channels = c.inputs + maps;
     std::vector<int> dilations;
@@ -43,6 +61,7 @@ void evaluate(const Case& c) {
         std::vector<float> result((c.outputs - skipped) * size);
         if (msd_run(network, block.data(), strides, c.shape, wanted, kind, c.threads, result.data())) std::abort();
     }
+    backward(network, c, block, weights.size(), channels);
     msd_destroy(network);
 }
 

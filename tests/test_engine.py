@@ -17,6 +17,7 @@ from medhpc.cli.main import run_here
 from medhpc.engine import BlockTooLarge, choice, threads
 from medhpc.errors import BadOption, MedhpcError, NetworkMismatch, NoDevice
 from medhpc.nets import MSD, Foreign, Identity
+from medhpc.nets.kernel import without_kernel
 
 CPU = {"device": "cpu", "threads": 1}
 every_engine = pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def foreign(function, outputs: int = 1, ndim: int = 3) -> Foreign:
 
 def test_raw_is_what_the_network_says():
     network, block = msd(outputs=3), noise(1, 9, 10, 11)
-    with torch.inference_mode():
+    with torch.inference_mode(), without_kernel():
         expected = network(torch.from_numpy(block)[None])[0].numpy()
     assert np.array_equal(engines.load(network, name="torch", **CPU)(block, "raw"), expected)
 

@@ -17,8 +17,8 @@ from samples import cells, msd, write_tiff
 from medhpc import engine as engines
 from medhpc.cli import run_options
 from medhpc.engine import choice, fastest
-from medhpc.engine.native import usable_variants
 from medhpc.errors import BadOption, NoEngine
+from medhpc.kernel import usable_variants
 from medhpc.nets import MSD, Identity
 from medhpc.tiling import tile
 

@@ -25,20 +25,21 @@ from medhpc import engine as engines
 from medhpc import nets
 from medhpc.cli.main import run_here
 from medhpc.engine import BlockTooLarge, TorchEngine, native
-from medhpc.engine.native import NativeEngine, library, usable_variants
+from medhpc.engine.native import NativeEngine
 from medhpc.engine.reference import by_definition
 from medhpc.errors import NetworkMismatch, NoEngine
 from medhpc.geometry import Box
 from medhpc.infer import infer
+from medhpc.kernel import usable_variants, why_not_built
 from medhpc.nets import MSD, Identity
 from medhpc.tiling import tile
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ROOT / "medhpc" / "engine" / "native" / "src"
+SOURCES = ROOT / "medhpc" / "kernel" / "src"
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5  # of the largest score
 
-built = pytest.mark.skipif(not usable_variants(), reason=f"no native engine: {library.why_not_built()}")
+built = pytest.mark.skipif(not usable_variants(), reason=f"no native engine: {why_not_built()}")
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -65,7 +66,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_continuous_integration_has_it():
     if os.environ.get("CI") == "true":
-        assert usable_variants(), library.why_not_built()
+        assert usable_variants(), why_not_built()
 
 
 # --- the same as the definition ------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_an_engine_that_cannot_be_had_is_refused(monkeypatch):
         engines.load(Identity(), name="native")
     with pytest.raises(NoEngine, match="computes on CPUs"):
         engines.load(msd(), name="native", device="cuda")
-    monkeypatch.setattr(native.engine, "why_not_built", lambda: "no C++ compiler was found")
+    monkeypatch.setattr(native, "why_not_built", lambda: "no C++ compiler was found")
     with pytest.raises(NoEngine, match="no C\\+\\+ compiler"):
         engines.load(msd(), name="native")
     assert engines.load(msd(), device="cpu").name == "torch"
@@ -306,7 +307,7 @@ def test_a_machine_without_the_engine_of_the_plan_says_so(tmp_path, monkeypatch,
     volume = write_tiff(tmp_path / "volume.tif", cells((12, 20, 20)))
     network, run = msd(), tmp_path / "run"
     assert tile(volume, run, network=network, device="cpu", threads=1, halo=2).cost.engine == "native"
-    monkeypatch.setattr(native.engine, "why_not_built", lambda: "no compiler was found")
+    monkeypatch.setattr(native, "why_not_built", lambda: "no compiler was found")
     with pytest.raises(NoEngine, match="'native' cannot be used here: no compiler was found; plan with --engine torch"):
         infer(run, network=network, device="cpu")
 
@@ -416,7 +417,7 @@ def test_sanitizers_find_nothing(tmp_path, variant):
 
 
 def _copied(folder: Path) -> Path:
-    return Path(shutil.copytree(SOURCES.parent, folder / "native", ignore=shutil.ignore_patterns("*.so")))
+    return Path(shutil.copytree(SOURCES.parent, folder / "kernel", ignore=shutil.ignore_patterns("*.so")))
 
 
 def test_without_a_compiler_the_reason_is_told(tmp_path, monkeypatch):

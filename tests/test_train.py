@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from medhpc import nets
+from medhpc.cli.main import run_here
 from medhpc.errors import BadNetwork, BadOption, BadTruth, NonFinite, NoPermission
 from medhpc.train import msd as msd_module
+from medhpc.train import planning
 from medhpc.train.checkpoint import checkpoint_path
 from medhpc.train.msd import train_msd
 
@@ -178,10 +181,26 @@ def test_checkpoint_of_another_training_is_refused(tmp_path, cells, monkeypatch)
 def test_resuming_keeps_the_depth_that_was_chosen(tmp_path, cells, monkeypatch):
     pairs, out = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors"
     options = {"minutes": 0.02, "patch": (12, 16, 16), "threads": 1, "device": "cpu"}
-    monkeypatch.setattr(msd_module, "depth_for_seconds", lambda *_: 11)
+    monkeypatch.setattr(planning, "depth_for_seconds", lambda *_: 11)
     interrupted(monkeypatch, pairs, out, **options)
-    monkeypatch.setattr(msd_module, "depth_for_seconds", lambda *_: 13)
+    monkeypatch.setattr(planning, "depth_for_seconds", lambda *_: 13)
     assert train_msd(pairs, out, **options).depth == 11
+
+
+def test_a_plan_tells_what_the_time_allows(tmp_path, cells, capsys):
+    command = ["train", "msd", f"{cells}:/raw", f"{cells}:/labels", "--out", str(tmp_path / "net.safetensors")]
+    command += ["--threads", "1", "--device", "cpu", "--plan"]
+    assert run_here([*command, "--minutes", "1", "--json"]) == 0
+    choices = json.loads(capsys.readouterr().out)["choices"]
+    assert len({tuple(choice["patch"]) for choice in choices}) == len(choices) > 0
+    for choice in choices:
+        assert choice["suffices"] == (choice["steps"] >= 25 * choice["depth"])
+        assert choice["steps"] == pytest.approx(60 / choice["seconds_per_step"], abs=1)
+        assert choice["bytes"] >= 2 * 4 * (1 + choice["depth"]) * np.prod(choice["patch"])
+    assert run_here([*command, "--steps", "30", "--depth", "12", "--patch", "12,16,16"]) == 0
+    told = capsys.readouterr().out
+    assert "12,16,16" in told and "few" in told
+    assert not list(tmp_path.glob("net*"))
 
 
 def test_time_is_a_budget(tmp_path, cells):

@@ -20,7 +20,7 @@ from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
 from medhpc.train import pictures
 from medhpc.train.checkpoint import State
-from medhpc.train.depth import depth_for_steps
+from medhpc.train.depth import StepTime, depth_for_seconds, depth_for_steps
 from medhpc.train.examples import around, check_room, fairest, open_examples, pooled, splits
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background
@@ -361,6 +361,12 @@ def test_backgrounds_are_parsed():
 def test_more_steps_make_deeper_networks():
     depths = [depth_for_steps(steps) for steps in (1, 300, 500, 800, 10_000)]
     assert depths == [10, 12, 20, 30, 85]
+
+
+def test_more_time_makes_deeper_networks():
+    step = StepTime(seconds=0.001, power=1.4)  # 0.025 s at depth 10, 0.5 at 85
+    assert [depth_for_seconds(seconds, step) for seconds in (0.1, 12, 100, 600, 6000)] == [10, 12, 30, 65, 85]
+    assert depth_for_seconds(600, StepTime(seconds=0.01, power=1.4)) < 65
 
 
 # --- what is kept ---------------------------------------------------------------------------------

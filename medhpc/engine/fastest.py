@@ -25,8 +25,8 @@ import torch
 
 import medhpc
 from medhpc.engine.base import Engine
-from medhpc.engine.native.library import library_path, usable_variants
 from medhpc.geometry import Index
+from medhpc.kernel import library_path, usable_variants
 from medhpc.nets import MSD
 
 FILE = "engines.json"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 
 from medhpc.engine.base import BlockTooLarge, Engine
 from medhpc.geometry import Box
+from medhpc.nets.kernel import without_kernel
 
 
 class TorchEngine(Engine):
@@ -18,19 +21,22 @@ class TorchEngine(Engine):
         With the attributes that all networks of :mod:`medhpc.nets` share.
     device : torch.device
         Where it runs.
+    kernel : bool
+        Whether an MS-D network may compute by medhpc's kernel on a CPU, as it does for itself (unlike the engine
+        ``native``, with the weights that it has at the time).
     """
 
     name = "torch"
 
-    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, network: torch.nn.Module, device: torch.device, *, kernel: bool = False) -> None:
+        self.device, self.kernel = device, kernel
         self.threads = torch.get_num_threads()
         self.network = network.to(device).eval()
 
     def __call__(self, block: np.ndarray, kind: str, wanted: Box | None = None) -> np.ndarray:
         """See :class:`medhpc.engine.base.Engine`."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), nullcontext() if self.kernel else without_kernel():
                 scores = self._scores(torch.from_numpy(block).to(self.device))
                 if wanted is not None:
                     scores = scores[(slice(None), *wanted.slices)]

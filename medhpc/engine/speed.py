@@ -14,10 +14,9 @@ import torch
 
 from medhpc.engine.base import Engine
 from medhpc.engine.choice import NAMES, TRIED, load, why_not
-from medhpc.engine.native import usable_variants
-from medhpc.engine.native.library import load_library
 from medhpc.engine.threads import usable_threads
 from medhpc.geometry import Index
+from medhpc.kernel import load_library, usable_variants
 from medhpc.nets import MSD
 
 PEAK_ROUNDS = 4_000_000  # of 12 multiply-adds: some tens of milliseconds

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from medhpc.errors import BadNetwork, NetworkMismatch
 from medhpc.nets.card import NetworkCard, default_classes
 from medhpc.nets.files import save_network
-from medhpc.nets.visits import maps_in_place, maps_with_gradient, visits
+from medhpc.nets.kernel import kernel_scores, kernel_serves
+from medhpc.nets.visits import torch_scores, visits
 
 Window = tuple[float, float]
 """Lowest and highest intensity that a network tells from lower and higher ones."""
@@ -46,6 +47,8 @@ class MSD(nn.Module):
         is clipped to them and they become -3 and 3; a channel of None is taken as it is.
 
     Input is (N, in_channels, z, y, x), or (N, in_channels, y, x) for ``ndim=2``; the result has out_channels instead.
+    In float32 on a CPU, medhpc's compiled kernel computes it and its gradients (once: not those of gradients), where
+    it was built; elsewhere torch does. ``MEDHPC_ENGINE=torch`` keeps the kernel out.
 
     Raises
     ------
@@ -94,6 +97,11 @@ class MSD(nn.Module):
             nn.init.zeros_(bias)
 
     @property
+    def parameters_in_order(self) -> list[Tensor]:
+        """Kernels of all layers, biases of all layers, weight and bias of the head."""
+        return [*self.weights, *self.biases, self.head_weight, self.head_bias]
+
+    @property
     def receptive_radius(self) -> tuple[int, ...]:
         """Voxels from which a result depends on the input, per axis: the longest path, one map of each layer."""
         layers = range(0, len(self.dilations), self.width)
@@ -128,9 +136,7 @@ class MSD(nn.Module):
     def _scores(self, planes: Tensor) -> Tensor:
         """(in_channels, planes, y, x) -> (out_channels, planes, y, x)."""
         planes = self.through_window(planes)
-        maps = (maps_with_gradient if torch.is_grad_enabled() else maps_in_place)(self, planes)
-        scores = self.head_weight @ maps.flatten(1) + self.head_bias[:, None]
-        return scores.unflatten(1, maps.shape[1:])
+        return kernel_scores(self, planes) if kernel_serves(self, planes) else torch_scores(self, planes)
 
     def through_window(self, planes: Tensor) -> Tensor:
         """Clip and stretch the channels, along the first axis, that have a window; shapes as given."""

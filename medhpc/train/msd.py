@@ -21,23 +21,22 @@ from torch import Tensor
 
 import medhpc
 from medhpc import engine as engines
-from medhpc.classes import Classes, parse_classes
+from medhpc.classes import Classes
 from medhpc.errors import BadOption
-from medhpc.geometry import Box, Index, parse_index
+from medhpc.geometry import Box, Index
 from medhpc.nets.card import NetworkCard
 from medhpc.nets.identity import Identity
 from medhpc.nets.msd import MSD
 from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkpoint, saved_depth
-from medhpc.train.depth import depth_for_seconds, depth_for_steps
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
-from medhpc.train.options import Options, check_name, parse_background
+from medhpc.train.options import Options, check_name, minimum_shape, options_of
 from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
+from medhpc.train.planning import choose_depth
 from medhpc.train.results import Standing, TrainingResult
 from medhpc.train.truth import IGNORE, NEAR_WEIGHT
 from medhpc.train.window import object_window
-from medhpc.volume import open_volume
 
 LEARNING_RATE = 1e-2
 WARM_UP_STEPS = 20
@@ -141,18 +140,19 @@ def train_msd(
         Truth, options, name of the network, or volumes that cannot be used.
     """
     out = check_name(out)
-    options = Options(
+    options = options_of(
+        pairs,
         depth=depth,
         width=width,
-        ndim=ndim or _dimensions_of(pairs),
+        ndim=ndim,
         radius=radius,
         truth=truth,
-        background=parse_background(background),
+        background=background,
         ignore=ignore,
-        classes=parse_classes(classes) if isinstance(classes, str) else classes,
-        region=None if region is None else str(region),
+        classes=classes,
+        region=region,
         voxel_size_um=voxel_size_um,
-        patch=parse_index(patch, "patch") if isinstance(patch, str) else patch,
+        patch=patch,
         normalize=normalize,
         minutes=minutes,
         steps=steps,
@@ -181,13 +181,14 @@ def _train(
     wanted = options.patch or default_patch(options.ndim)
     identity = {**options.as_json(), "volumes": [example.as_json() for example in examples]}
     known = saved_depth(out, identity)
-    state = begin(examples, options, known or choose_depth(examples, options, wanted, device), device)
+    depth = known or choose_depth(examples, options, patch_of(examples[0], wanted), device)
+    state = begin(examples, options, depth, device)
     if known:
         restore(state, out)
         if say:
             say(_resumed(state, options, out))
     resumed_at = state.step
-    judging = engines.TorchEngine(state.network, device)  # shares the weights
+    judging = engines.TorchEngine(state.network, device, kernel=True)  # shares the weights
     held_out = [patch for example in examples for patch in example.held_out()]
 
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
@@ -291,36 +292,6 @@ def computed_in(options: Options, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def choose_depth(examples: Sequence[Example], options: Options, wanted: Index, device: torch.device) -> int:
-    """The depth asked for, or what the budget trains well on this machine."""
-    if options.depth is not None:
-        return options.depth
-    if options.seconds is None:
-        return depth_for_steps(options.steps or 0)
-    network = {
-        "in_channels": examples[0].volume.channels,
-        "out_channels": len(options.class_names),
-        "width": options.width,
-        "ndim": options.ndim,
-    }
-    return depth_for_seconds(options.seconds, patch_of(examples[0], wanted), device, network)
-
-
-def minimum_shape(options: Options) -> Index:
-    """What the network's padding needs along z, y, x; where the depth is still to be chosen, what any depth needs."""
-    least = min(10, options.depth * options.width if options.depth else 10) + 1
-    return (least if options.ndim == 3 else 1, least, least)
-
-
-def _dimensions_of(pairs: Sequence[tuple[str | Path, str | Path]]) -> int:
-    """2 where every volume is a single plane."""
-    for path, _ in pairs:
-        with open_volume(path) as volume:
-            if volume.shape[0] > 1:
-                return 3
-    return 2
 
 
 # --- what is told --------------------------------------------------------------------------------

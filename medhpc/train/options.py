@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medhpc.classes import Classes
+from medhpc.classes import Classes, parse_classes
 from medhpc.errors import BadNetwork, BadOption, NoPermission
-from medhpc.geometry import Index
+from medhpc.geometry import Box, Index, parse_index
+from medhpc.volume import open_volume
 
 DEFAULT_MINUTES = 10.0
 
@@ -103,9 +104,45 @@ def check_name(out: str | Path) -> Path:
     return out
 
 
+def options_of(
+    pairs: Sequence[tuple[str | Path, str | Path]],
+    *,
+    ndim: int | None = None,
+    background: str | int = "all",
+    classes: str | Classes | None = None,
+    region: str | Box | None = None,
+    patch: str | Index | None = None,
+    **others: Any,
+) -> Options:
+    """Read options as :func:`medhpc.train.msd.train_msd` takes them."""
+    return Options(
+        ndim=ndim or _dimensions_of(pairs),
+        background=parse_background(background),
+        classes=parse_classes(classes) if isinstance(classes, str) else classes,
+        region=None if region is None else str(region),
+        patch=parse_index(patch, "patch") if isinstance(patch, str) else patch,
+        **others,
+    )
+
+
+def minimum_shape(options: Options) -> Index:
+    """What the network's padding needs along z, y, x; where the depth is still to be chosen, what any depth needs."""
+    least = min(10, options.depth * options.width if options.depth else 10) + 1
+    return (least if options.ndim == 3 else 1, least, least)
+
+
 def parse_background(text: str | int) -> str | int:
     """Read ``all``, ``near`` or a label value."""
     return int(text) if isinstance(text, str) and re.fullmatch(r"-?\d+", text.strip()) else text
+
+
+def _dimensions_of(pairs: Sequence[tuple[str | Path, str | Path]]) -> int:
+    """2 where every volume is a single plane."""
+    for path, _ in pairs:
+        with open_volume(path) as volume:
+            if volume.shape[0] > 1:
+                return 3
+    return 2
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

@@ -22,11 +22,11 @@ struct Architecture {
     int inputs, outputs, maps, width, dimensions;
     bool reflected;
     const int* dilations;  // of each map
-    const float* weights;  // [layer][channel of the layer][source][z tap (3D)][y tap][x tap]
-    const float* biases;   // of each map
+    const Real* weights;  // [layer][channel of the layer][source][z tap (3D)][y tap][x tap]
+    const Real* biases;   // of each map
 
     // The 3 x 3 x 3 or 3 x 3 taps from channel `source` to map `target`.
-    const float* kernel(int target, int source) const {
+    const Real* kernel(int target, int source) const {
         const long layer = target / width, taps = dimensions == 3 ? 27 : 9;
         const long before = width * (layer * inputs + width * (layer * (layer - 1) / 2));  // kernels of earlier layers
         return weights + taps * (before + (target % width) * (inputs + layer * width) + source);
@@ -38,7 +38,7 @@ struct Group {
     std::vector<int> targets;  // maps, in their order
     int complete;              // the first so many have all their parts after this pass
     int reach;                 // how far from a voxel its score depends on the first of them; on the others, less
-    std::vector<float> weights[2][2];  // [4 outputs in z][4 in y]: [component][source][x tap][target]
+    std::vector<Real> weights[2][2];  // [4 outputs in z][4 in y]: [component][source][x tap][target]
 };
 
 struct Pass {
@@ -49,23 +49,25 @@ struct Pass {
     int reach() const { return groups.front().reach; }
 };
 
-inline std::vector<float> transformed_weights(const Architecture& net, const Pass& pass,
+// What x tap `x` of a kernel is in one component.
+inline Real in_component(const Real* kernel, int dimensions, int outputs_z, int i, int outputs_y, int j, int x) {
+    double sum = 0;
+    for (int z = 0; z < (dimensions == 3 ? 3 : 1); z++)
+        for (int y = 0; y < 3; y++)
+            sum += filter_factor(outputs_z, i, z) * filter_factor(outputs_y, j, y) * kernel[(z * 3 + y) * 3 + x];
+    return static_cast<Real>(sum);
+}
+
+inline std::vector<Real> transformed_weights(const Architecture& net, const Pass& pass,
                                               const std::vector<int>& targets, int outputs_z, int outputs_y) {
-    const int taps_z = net.dimensions == 3 ? 3 : 1;
-    std::vector<float> weights;
+    std::vector<Real> weights;
     for (int i = 0; i < components(outputs_z); i++)
         for (int j = 0; j < components(outputs_y); j++)
             for (int source = pass.first_source; source < pass.first_source + pass.sources; source++)
                 for (int x = 0; x < 3; x++)
-                    for (int target : targets) {
-                        const float* kernel = net.kernel(target, source);
-                        double sum = 0;
-                        for (int z = 0; z < taps_z; z++)
-                            for (int y = 0; y < 3; y++)
-                                sum += filter_factor(outputs_z, i, z) * filter_factor(outputs_y, j, y) *
-                                       kernel[(z * 3 + y) * 3 + x];
-                        weights.push_back(static_cast<float>(sum));
-                    }
+                    for (int target : targets)
+                        weights.push_back(
+                            in_component(net.kernel(target, source), net.dimensions, outputs_z, i, outputs_y, j, x));
     return weights;
 }
 

@@ -10,14 +10,14 @@
 namespace {
 
 struct Target {
-    float* rows[16];        // [MZ][MY], at the tile's first x
+    Real* rows[16];        // [MZ][MY], at the tile's first x
     int inside_z, inside_y;  // rows beyond do not exist
     bool starts, complete;
-    float bias;
+    Real bias;
 };
 
 template <int MZ, int MY>
-void transform_output(const float* products, ptrdiff_t stride, int vectors, const Target& target) {
+void transform_output(const Real* products, ptrdiff_t stride, int vectors, const Target& target) {
     constexpr int NZ = components(MZ), NY = components(MY);
     const Vector bias = broadcast(target.bias);
     for (int x = 0; x < vectors * LANES; x += LANES) {
@@ -34,7 +34,7 @@ void transform_output(const float* products, ptrdiff_t stride, int vectors, cons
             transform_outputs<MY>(part[i], voxels);
             UNROLLED for (int j = 0; j < MY; j++) {
                 if (j >= target.inside_y) break;
-                float* place = target.rows[i * MY + j] + x;
+                Real* place = target.rows[i * MY + j] + x;
                 const Vector sum = (target.starts ? bias : load(place)) + voxels[j];
                 store(place, target.complete ? at_least_zero(sum) : sum);
             }

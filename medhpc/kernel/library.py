@@ -14,12 +14,18 @@ VARIANTS = ("avx512", "avx2", "baseline")
 KINDS = {"raw": 0, "classes": 1, "probability": 2}  # as `Kind` in src/head.h
 NO_MEMORY = 1  # as `Outcome` in src/library.cpp
 
-_FLOATS, _INTS, _LONGS = POINTER(ctypes.c_float), POINTER(c_int), POINTER(c_int64)
+_INTS, _LONGS, _NUMBERS = POINTER(c_int), POINTER(c_int64), c_void_p
 _SIGNATURES = {
-    "msd_create": (c_void_p, [c_int] * 6 + [_INTS] + [_FLOATS] * 5 + [c_int]),
+    "msd_create": (c_void_p, [c_int] * 6 + [_INTS] + [_NUMBERS] * 5 + [c_int]),
     "msd_destroy": (None, [c_void_p]),
     "msd_bytes": (c_int64, [c_void_p, _INTS, c_int]),
-    "msd_run": (c_int, [c_void_p, c_void_p, _LONGS, _INTS, _INTS, c_int, c_int, _FLOATS]),
+    "msd_run": (c_int, [c_void_p, c_void_p, _LONGS, _INTS, _INTS, c_int, c_int, _NUMBERS]),
+    "msd_spare": (c_void_p, []),
+    "msd_forget_spare": (None, [c_void_p]),
+    "msd_record": (c_void_p, [c_void_p, c_void_p, c_void_p, _LONGS, _INTS, c_int, _NUMBERS]),
+    "msd_forget": (None, [c_void_p]),
+    "msd_backward": (c_int, [c_void_p, _NUMBERS, c_int] + [_NUMBERS] * 5),
+    "msd_number_bytes": (c_int, []),
     "msd_peak": (c_double, [c_long]),
     "msd_runs_here": (c_int, []),
 }
@@ -33,7 +39,12 @@ def library_path(variant: str) -> Path:
 @cache
 def load_library(variant: str) -> ctypes.CDLL:
     """Load the library of one instruction set; calls into it leave other Python threads running."""
-    library = ctypes.CDLL(str(library_path(variant)))
+    return open_library(library_path(variant))
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a library from its file."""
+    library = ctypes.CDLL(str(path))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -14,12 +14,12 @@ namespace {
 
 // A channel is clipped to [low, high], then (value - middle) * scale.
 struct Window {
-    float low, high, middle, scale;
+    Real low, high, middle, scale;
 };
 
-inline void load_row(const char* from, ptrdiff_t step, const Window& window, int width, float* row) {
+inline void load_row(const char* from, ptrdiff_t step, const Window& window, int width, Real* row) {
     for (int x = 0; x < width; x++) {
-        const float value = *reinterpret_cast<const float*>(from + x * step);
+        const Real value = *reinterpret_cast<const Real*>(from + x * step);
         row[x] = (std::min(std::max(value, window.low), window.high) - window.middle) * window.scale;
     }
 }
@@ -28,11 +28,11 @@ enum Kind { RAW, CLASSES, PROBABILITY };  // what is asked for; PROBABILITY leav
 
 struct Head {
     int channels, outputs;
-    const float* weights;  // [output][channel]
-    const float* biases;
+    const Real* weights;  // [output][channel]
+    const Real* biases;
 
     // channel: the row in the first channel; channels are `stride` apart. scores: [outputs][scores_stride].
-    void score_row(const float* channel, ptrdiff_t stride, int vectors, float* scores, ptrdiff_t scores_stride) const {
+    void score_row(const Real* channel, ptrdiff_t stride, int vectors, Real* scores, ptrdiff_t scores_stride) const {
         constexpr int AHEAD = 4;  // channels: each is a stream of its own to the memory
         const int length = vectors * LANES;
         for (int k = 0; k < outputs; k++) std::fill_n(scores + k * scores_stride, length, biases[k]);
@@ -42,7 +42,7 @@ struct Head {
             }
             for (int k = 0; k < outputs; k++) {
                 const Vector weight = broadcast(weights[k * channels + c]);
-                float* score = scores + k * scores_stride;
+                Real* score = scores + k * scores_stride;
                 for (int x = 0; x < length; x += LANES) store(score + x, load(score + x) + weight * load(channel + x));
             }
         }
@@ -50,14 +50,14 @@ struct Head {
 };
 
 // In place: scores (outputs, length) into probabilities.
-inline void activate(float* scores, ptrdiff_t stride, int outputs, int length) {
+inline void activate(Real* scores, ptrdiff_t stride, int outputs, int length) {
     for (int x = 0; x < length; x++) {
-        float* voxel = scores + x;
+        Real* voxel = scores + x;
         if (outputs == 1) {
             voxel[0] = 1 / (1 + std::exp(-voxel[0]));
             continue;
         }
-        float largest = voxel[0], sum = 0;
+        Real largest = voxel[0], sum = 0;
         for (int k = 1; k < outputs; k++) largest = std::max(largest, voxel[k * stride]);
         for (int k = 0; k < outputs; k++) sum += voxel[k * stride] = std::exp(voxel[k * stride] - largest);
         for (int k = 0; k < outputs; k++) voxel[k * stride] /= sum;

@@ -12,7 +12,7 @@ namespace {
 
 // rows: [components(MZ)][components(MY)] pointers to the first of `vectors` vectors; result: components `stride` apart.
 template <int MZ, int MY>
-void transform_input(const float* const* rows, int vectors, float* result, ptrdiff_t stride) {
+void transform_input(const Real* const* rows, int vectors, Real* result, ptrdiff_t stride) {
     constexpr int NZ = components(MZ), NY = components(MY), HALF = NZ == 6 ? 3 : NZ;
     for (int x = 0; x < vectors * LANES; x += LANES) {
         UNROLLED for (int half = 0; half < NZ; half += HALF) {

@@ -14,7 +14,7 @@ struct Layout {
     int depth, height, width;
     bool reflected;           // outside; else zeros
     int vectors;              // of a row
-    ptrdiff_t row, plane, map;  // floats from one to the next
+    ptrdiff_t row, plane, map;  // numbers from one to the next
 
     Layout(int depth_, int height_, int width_, bool reflected_)
         : depth(depth_), height(height_), width(width_), reflected(reflected_) {
@@ -25,8 +25,8 @@ struct Layout {
         map = off_powers_of_two(depth * plane, 23);
     }
 
-    static ptrdiff_t off_powers_of_two(ptrdiff_t floats, int lines) {
-        return round_up(floats - lines * LINE, 64 * LINE) + lines * LINE;
+    static ptrdiff_t off_powers_of_two(ptrdiff_t numbers, int lines) {
+        return round_up(numbers - lines * LINE, 64 * LINE) + lines * LINE;
     }
 
     // Which of `length` places holds what place `at` sees; -1: zero.

@@ -12,7 +12,7 @@
 namespace {
 
 struct Block {
-    const char* voxels;       // float32
+    const char* voxels;       // Real
     const ptrdiff_t* strides;  // bytes: channel, z, y, x
     const int* shape;         // z, y, x
     Region wanted;            // of the result
@@ -44,29 +44,40 @@ class Network {
     ptrdiff_t bytes(const int* shape, int threads) const {
         const Layout layout = layout_of(shape);
         const ptrdiff_t scratch =
-            Scratch::transformed_floats(layout, most_sources_, reach_) + Scratch::product_floats(layout);
-        return 4 * (maps_floats(layout) + threads * (scratch + head_.outputs * layout.row));
+            Scratch::transformed_numbers(layout, most_sources_, reach_) + Scratch::product_numbers(layout);
+        return sizeof(Real) * (maps_numbers(layout) + threads * (scratch + head_.outputs * layout.row));
     }
 
-    void run(const Block& block, Kind kind, int threads, float* result) {
+    void run(const Block& block, Kind kind, int threads, Real* result) {
         // A second call at the same time gets memory of its own; so does a child of a fork during a call.
         std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
         std::unique_ptr<Memory> other;
-        Call call(*this, block, kind, result, threads, mine ? kept_ : other);
+        run(block, kind, threads, result, mine ? kept_ : other);
+    }
+
+    // Into this memory: a row of zeros, then the inputs and all maps, of which none is written once it is complete.
+    void run(const Block& block, Kind kind, int threads, Real* result, std::unique_ptr<Memory>& memory) const {
+        Call call(*this, block, kind, result, threads, memory);
         Team team;
         team.run(threads, [&](int member) { call.work(member, team); });
     }
 
-   private:
     Layout layout_of(const int* shape) const {
         return Layout(shape[0], shape[1], shape[2], net_.reflected);
     }
-    ptrdiff_t maps_floats(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
+    ptrdiff_t maps_numbers(const Layout& layout) const { return layout.row + head_.channels * layout.map; }
+    const Architecture& architecture() const { return net_; }
+    const Head& head() const { return head_; }
+    const std::vector<Pass>& passes() const { return passes_; }
+    int most_points() const { return most_points_; }
+    int reach() const { return reach_; }
+
+   private:
 
     // Everything that the threads of one evaluation share.
     class Call {
        public:
-        Call(const Network& network, const Block& block, Kind kind, float* result, int threads,
+        Call(const Network& network, const Block& block, Kind kind, Real* result, int threads,
              std::unique_ptr<Memory>& memory)
             : network_(network),
               block_(block),
@@ -75,13 +86,13 @@ class Network {
               layout_(network.layout_of(block.shape)),
               maps_{layout_, block.wanted, nullptr, nullptr, network.net_.inputs},
               queues_(network.passes_.size() + 2) {
-            if (!memory || memory->size < network.maps_floats(layout_)) {
+            if (!memory || memory->size < network.maps_numbers(layout_)) {
                 memory.reset();
-                memory = std::make_unique<Memory>(network.maps_floats(layout_));
+                memory = std::make_unique<Memory>(network.maps_numbers(layout_));
             }
-            std::fill_n(memory->floats, layout_.row, 0.0f);
-            maps_.zeros = memory->floats;
-            maps_.channels = memory->floats + layout_.row;
+            std::fill_n(memory->numbers, layout_.row, 0.0f);
+            maps_.zeros = memory->numbers;
+            maps_.channels = memory->numbers + layout_.row;
             cut_into_tiles();
             for (int member = 0; member < threads; member++) {
                 scratch_.push_back(std::make_unique<Scratch>(layout_, network.most_sources_, network.reach_));
@@ -107,7 +118,7 @@ class Network {
             queue++;
             rows = length(0) * length(1);
             while (queue->take(rows, team.size(), first, stop))
-                for (int row = first; row < stop; row++) finish(row, scores_[member]->floats);
+                for (int row = first; row < stop; row++) finish(row, scores_[member]->numbers);
         }
 
        private:
@@ -135,7 +146,7 @@ class Network {
             const ptrdiff_t* strides = block_.strides;
             const char* from = block_.voxels + channel * strides[0] + row / layout_.height * strides[1] +
                                row % layout_.height * strides[2];
-            float* to = maps_.channel(channel) + layout_.offset(row / layout_.height, row % layout_.height);
+            Real* to = maps_.channel(channel) + layout_.offset(row / layout_.height, row % layout_.height);
             load_row(from, strides[3], network_.windows_[channel], layout_.width, to);
         }
 
@@ -148,18 +159,18 @@ class Network {
         }
 
         // row: of the wanted part.
-        void finish(int row, float* scores) const {
+        void finish(int row, Real* scores) const {
             const Head& head = network_.head_;
             const auto& start = block_.wanted.start;
             const int z = start[0] + row / length(1), y = start[1] + row % length(1), width = length(2);
             const int x = start[2] / LANES * LANES, before = start[2] - x;  // rows are read by whole vectors
-            const float* channel = maps_.channels + layout_.offset(z, y) + x;
+            const Real* channel = maps_.channels + layout_.offset(z, y) + x;
             head.score_row(channel, layout_.map, (before + width + LANES - 1) / LANES, scores, layout_.row);
             if (kind_ != RAW) activate(scores + before, layout_.row, head.outputs, width);
             const int skipped = kind_ == PROBABILITY && head.outputs > 1;
             const ptrdiff_t voxels = ptrdiff_t{length(0)} * length(1) * width;
             for (int k = skipped; k < head.outputs; k++) {
-                float* place = result_ + (k - skipped) * voxels + ptrdiff_t{row} * width;
+                Real* place = result_ + (k - skipped) * voxels + ptrdiff_t{row} * width;
                 std::copy_n(scores + k * layout_.row + before, width, place);
             }
         }
@@ -167,7 +178,7 @@ class Network {
         const Network& network_;
         const Block& block_;
         const Kind kind_;
-        float* const result_;
+        Real* const result_;
         const Layout layout_;
         Maps maps_;
         std::vector<Queue> queues_;  // loading, each pass, the end
@@ -176,9 +187,9 @@ class Network {
         std::vector<std::unique_ptr<Memory>> scores_;
     };
 
-    std::vector<float> weights_;
+    std::vector<Real> weights_;
     std::vector<int> dilations_;
-    std::vector<float> biases_, head_weights_, head_biases_;
+    std::vector<Real> biases_, head_weights_, head_biases_;
     std::vector<Window> windows_;
     Architecture net_;
     Head head_;

@@ -18,7 +18,7 @@ inline double thread_seconds() {
 inline double measured_peak(long rounds) {
     constexpr int SUMS = 12;
     Vector sums[SUMS], factor = broadcast(0.999f), part = broadcast(0.001f);
-    UNROLLED for (int k = 0; k < SUMS; k++) sums[k] = broadcast(static_cast<float>(k));  // equal ones would be merged
+    UNROLLED for (int k = 0; k < SUMS; k++) sums[k] = broadcast(static_cast<Real>(k));  // equal ones would be merged
     keep_in_register(factor);
     keep_in_register(part);
     const double began = thread_seconds();
@@ -30,7 +30,7 @@ inline double measured_peak(long rounds) {
     }
     const double took = thread_seconds() - began;
     UNROLLED for (int k = 1; k < SUMS; k++) sums[0] += sums[k];
-    volatile float used = sums[0][0];  // or the compiler deletes all of it
+    volatile Real used = sums[0][0];  // or the compiler deletes all of it
     (void)used;
     return 2.0 * LANES * SUMS * rounds / took;
 }

@@ -1,0 +1,227 @@
+// One tile of one backward pass: transform the gradients of its targets; correlate them with the transformed sources (the
+// gradients of the weights); multiply by the weights; transform back and add to the gradients of the sources.
+//
+// It is the transpose of convolve.h, tile by tile: what was read there by reflection is added there by reflection, so
+// that the gradients at borders need no code of their own but the fold of rows in x.
+//
+// Scratch of a thread:
+//     gradients[component][target][x, with zeros on both sides]
+//     transformed[component][source][x, with the dilation on both sides], and later the products in the same place
+//     sums[component][source][x tap][target]: vectors, for all tiles of a unit
+#pragma once
+
+#include "backward_pass.h"
+#include "correlate.h"
+#include "multiply.h"
+#include "scatter.h"
+#include "sources.h"
+#include "transform_gradient.h"
+#include "weight_sums.h"
+
+namespace {
+
+struct BackwardScratch {
+    Memory gradients, transformed;
+    WeightSums sums;
+    Memory nowhere;  // a row for what is added to no voxel
+    WantedRows wanted;
+
+    BackwardScratch(const Layout& layout, int sources, int targets, int reach)
+        : gradients(Components::most(layout.vectors, reach, targets)),
+          transformed(Components::most(layout.vectors, reach, sources)),
+          sums(sources, targets),
+          nowhere(layout.row),
+          wanted(MOST_COMPONENTS * 2 * sources + 16 * targets) {
+        // Columns behind those that a tile writes are multiplied by zeros: they must be numbers.
+        for (Memory* memory : {&gradients, &transformed, &nowhere}) std::fill_n(memory->numbers, memory->size, Real{});
+    }
+
+    // Numbers of all of it.
+    static ptrdiff_t size(const Layout& layout, int sources, int targets, int reach) {
+        return Components::most(layout.vectors, reach, targets) + Components::most(layout.vectors, reach, sources) +
+               WeightSums::size(sources, targets) + layout.row;
+    }
+};
+
+class TileOfBackwardPass {
+   public:
+    // next: the tile that this thread computes after this one, if there is one.
+    TileOfBackwardPass(const Maps& maps, const Maps& gradients, const BackwardPass& pass, const Tile& tile,
+                       const Tile* next, bool of_weights, BackwardScratch& scratch)
+        : maps_(maps),
+          gradients_(gradients),
+          pass_(pass),
+          tile_(tile),
+          next_(next),
+          of_weights_(of_weights),
+          scratch_(scratch),
+          sources_(maps, pass.dilation, pass.first_source, pass.sources, tile),
+          targets_(tile, pass.dilation, static_cast<int>(pass.targets.size())) {}
+
+    template <int MZ, int MY>
+    void compute() {
+        transform_targets<MZ, MY>();
+        if (of_weights_) {
+            sources_.transform<MZ, MY>(scratch_.transformed.numbers);
+            correlate_all(components(MZ) * components(MY));
+        }
+        if (pass_.returns()) {
+            find_rows();
+            multiply_all(components(MZ) * components(MY));
+            if (maps_.layout.reflected) fold(components(MZ) * components(MY));
+            for (int source = pass_.skipped; source < pass_.sources; source++) add_to<MZ, MY>(source);
+        }
+    }
+
+   private:
+    template <int MZ, int MY>
+    void transform_targets() {
+        Real* first = scratch_.gradients.numbers + targets_.halo;
+        for (int target : pass_.targets) {
+            const Real* rows[MZ * MY];
+            for (int i = 0; i < MZ; i++)
+                for (int j = 0; j < MY; j++) {
+                    const bool inside = i < tile_.z.inside && j < tile_.y.inside;
+                    rows[i * MY + j] = inside ? gradients_.map(target) + place(tile_, i, j) : gradients_.zeros;
+                }
+            transform_gradient<MZ, MY>(rows, tile_.vectors, targets_.halo, first, targets_.component);
+            first += targets_.channel;
+        }
+    }
+
+    // Offset in a map of one of a tile's rows.
+    ptrdiff_t place(const Tile& tile, int i, int j) const {
+        const Layout& layout = maps_.layout;
+        return (tile.z.start + i * pass_.dilation) * layout.plane + (tile.y.start + j * pass_.dilation) * layout.row;
+    }
+
+    void correlate_all(int count) {
+        const Components& places = sources_.places();
+        const int targets = static_cast<int>(pass_.targets.size());
+        const int parts = (targets + MOST_CORRELATED - 1) / MOST_CORRELATED;
+        for (int k = 0; k < count; k++) {
+            const Real* gradient = scratch_.gradients.numbers + k * targets_.component + targets_.halo;
+            const Real* source = scratch_.transformed.numbers + k * places.component + places.halo;
+            int target = 0;
+            for (int part = 0; part < parts; part++) {
+                const int size = (targets + part) / parts, most = correlated_sources(size);
+                for (int at = 0; at < pass_.sources; at += most) {
+                    const Correlation correlation{gradient + target * targets_.channel,
+                                                  targets_.channel,
+                                                  source + at * places.channel,
+                                                  places.channel,
+                                                  pass_.dilation,
+                                                  tile_.vectors,
+                                                  scratch_.sums.at(k, at, target),
+                                                  scratch_.sums.from_tap_to_tap()};
+                    CORRELATE[size - 1][std::min(most, pass_.sources - at) - 1](correlation);
+                }
+                target += size;
+            }
+        }
+    }
+
+    // Rows of a source that this tile adds to, and what will be read next.
+    void find_rows() {
+        const int columns = components(tile_.y.points), count = components(tile_.z.points) * columns;
+        const int last_z = tile_.z.points > 1 ? tile_.z.inside + 1 : 0, last_y = tile_.y.inside + 1;
+        sources_.offsets(tile_, rows_);
+        ptrdiff_t present[MOST_COMPONENTS];
+        int presents = 0;
+        for (int k = 0; k < count; k++) {
+            if (k / columns > last_z || k % columns > last_y) rows_[k] = -1;  // nothing inside has read it
+            if (rows_[k] >= 0) present[presents++] = rows_[k];
+        }
+        scratch_.wanted.clear();
+        for (int source = pass_.skipped; source < pass_.sources; source++)
+            scratch_.wanted.add(gradients_.channel(pass_.first_source + source), present, presents);
+        if (!next_) return;
+        if (of_weights_) sources_.want(*next_, scratch_.wanted);
+        for (int target : pass_.targets)
+            for (int i = 0; i < next_->z.inside; i++)
+                for (int j = 0; j < next_->y.inside; j++) {
+                    const ptrdiff_t row = place(*next_, i, j);
+                    scratch_.wanted.add(gradients_.map(target), &row, 1);
+                }
+    }
+
+    void multiply_all(int count) {
+        const Components& places = sources_.places();
+        const int lines = (maps_.layout.width + LINE - 1) / LINE, calls = count * static_cast<int>(pass_.parts.size());
+        int call = 0;
+        for (int k = 0; k < count; k++) {
+            const Real* gradient = scratch_.gradients.numbers + k * targets_.component + targets_.halo;
+            Real* product = scratch_.transformed.numbers + k * places.component + places.halo;
+            product += pass_.skipped * places.channel;
+            for (std::size_t part = 0; part < pass_.parts.size(); part++) {
+                const int size = pass_.parts[part];
+                const Real* weights = pass_.weights[tile_.z.points == 4][tile_.y.points == 4][part].data() +
+                                      k * pass_.targets.size() * 3 * size;
+                multiply_row(gradient, weights, size, product, scratch_.wanted.part(call++, calls, lines));
+                if (maps_.layout.reflected) multiply_beyond(gradient, weights, size, product);
+                product += size * places.channel;
+            }
+        }
+    }
+
+    Product product_of(const Real* first_tap, const Real* weights, Real* product) const {
+        return {first_tap, targets_.channel, static_cast<int>(pass_.targets.size()),
+                pass_.dilation, weights, product, sources_.places().channel};
+    }
+
+    void multiply_row(const Real* gradient, const Real* weights, int sources, Real* product, Wanted wanted) const {
+        const int parts = (tile_.vectors + most_columns(sources) - 1) / most_columns(sources);
+        ptrdiff_t x = 0;
+        for (int part = 0; part < parts; part++) {
+            const int columns = (tile_.vectors + part) / parts;
+            const Product of_columns = product_of(gradient + x - pass_.dilation, weights, product + x);
+            MULTIPLY[sources - 1][columns - 1](of_columns, wanted);
+            wanted.count = 0;
+            x += columns * LANES;
+        }
+    }
+
+    // What gets to places outside, before the first x by the last tap and after the last by the first.
+    void multiply_beyond(const Real* gradient, const Real* weights, int sources, Real* product) const {
+        const int halo = targets_.halo, s = pass_.dilation, end = tile_.vectors * LANES;
+        for (int x = 0; x < halo; x += LANES) {
+            const Real* last_tap = weights + 2 * sources;
+            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + x - halo + s, last_tap, product + x - halo), {});
+            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + end + x - s, weights, product + end + x), {});
+        }
+    }
+
+    void fold(int count) {
+        const Components& places = sources_.places();
+        for (int k = 0; k < count; k++)
+            for (int source = pass_.skipped; source < pass_.sources; source++) {
+                Real* first = scratch_.transformed.numbers + k * places.component + source * places.channel + places.halo;
+                fold_left(first, pass_.dilation);
+                fold_right(first + maps_.layout.width - 1, pass_.dilation);
+            }
+    }
+
+    template <int MZ, int MY>
+    void add_to(int source) {
+        constexpr int COUNT = components(MZ) * components(MY);
+        const Components& places = sources_.places();
+        Real* channel = gradients_.channel(pass_.first_source + source);
+        Real* rows[COUNT];
+        for (int k = 0; k < COUNT; k++) rows[k] = rows_[k] < 0 ? scratch_.nowhere.numbers : channel + rows_[k];
+        const Real* products = scratch_.transformed.numbers + source * places.channel + places.halo;
+        scatter<MZ, MY>(products, places.component, tile_.vectors, rows);
+    }
+
+    const Maps& maps_;
+    const Maps& gradients_;  // of the maps; those of the targets after ReLU's turn
+    const BackwardPass& pass_;
+    const Tile& tile_;
+    const Tile* next_;
+    const bool of_weights_;
+    BackwardScratch& scratch_;
+    const Sources sources_;
+    const Components targets_;
+    ptrdiff_t rows_[MOST_COMPONENTS];  // offsets in a source: [z component][y component]; -1: nowhere
+};
+
+}  // namespace

@@ -1,0 +1,120 @@
+"""What a training would be on this machine, before it begins: depth, steps, their time and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medhpc import engine as engines
+from medhpc.geometry import Index
+from medhpc.nets.identity import Identity
+from medhpc.train.depth import STEPS_PER_LAYER, StepTime, depth_for_seconds, depth_for_steps, measure_step
+from medhpc.train.examples import Example, open_examples
+from medhpc.train.options import Options, minimum_shape
+from medhpc.train.patches import default_patch, patch_of
+
+PATCHES: Mapping[int, Sequence[Index]] = {
+    2: ((1, 256, 256), (1, 384, 384), (1, 512, 512)),
+    3: ((32, 48, 48), (48, 64, 64), (64, 96, 96), (96, 96, 96)),
+}
+"""Tried where none is asked for, by the dimensions of the network."""
+PADDING = 1.3
+"""How much more than their voxels maps take in memory: their rows and planes are kept off powers of two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A training on patches of one size.
+
+    Attributes
+    ----------
+    patch : (z, y, x)
+    depth : int
+        Asked for, or what the budget trains well.
+    seconds_per_step : float
+        Continued from the steps of two smaller depths.
+    steps : int
+        In the budget.
+    bytes : int
+        Of maps and their gradients.
+    """
+
+    patch: Index
+    depth: int
+    seconds_per_step: float
+    steps: int
+    bytes: int
+
+    @property
+    def suffices(self) -> bool:
+        """Whether there are steps enough to be worth the depth."""
+        return self.steps >= STEPS_PER_LAYER * self.depth
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "patch": list(self.patch), "suffices": self.suffices}
+
+
+def plan_training(
+    pairs: Sequence[tuple[str | Path, str | Path]],
+    options: Options,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> list[Choice]:
+    """Measure steps on patches of several sizes, or of the one asked for; nothing is trained or written.
+
+    The first choice is what :func:`medhpc.train.msd.train_msd` would do with these options.
+    """
+    chosen = engines.load(Identity(), device=device, threads=threads).device
+    with ExitStack() as files:
+        examples = open_examples(pairs, options, minimum_shape(options), files)
+        tried = [options.patch] if options.patch else [default_patch(options.ndim), *PATCHES[options.ndim]]
+        patches = dict.fromkeys(patch_of(examples[0], patch) for patch in tried)  # in their order, each once
+        return [_choice(examples, options, patch, chosen) for patch in patches]
+
+
+def choose_depth(examples: Sequence[Example], options: Options, patch: Index, device: torch.device) -> int:
+    """The depth asked for, or what the budget trains well on this machine."""
+    if options.depth is not None:
+        return options.depth
+    if options.seconds is None:
+        return depth_for_steps(options.steps or 0)
+    return depth_for_seconds(options.seconds, measure_step(patch, device, network_numbers(examples, options)))
+
+
+def network_numbers(examples: Sequence[Example], options: Options) -> dict[str, int]:
+    """The numbers of the network to be, but its depth."""
+    return {
+        "in_channels": examples[0].volume.channels,
+        "out_channels": len(options.class_names),
+        "width": options.width,
+        "ndim": options.ndim,
+    }
+
+
+def _choice(examples: Sequence[Example], options: Options, patch: Index, device: torch.device) -> Choice:
+    numbers = network_numbers(examples, options)
+    step = measure_step(patch, device, numbers)
+    depth = options.depth or _depth(options, step)
+    seconds = step.at(depth)
+    channels = numbers["in_channels"] + depth * options.width
+    return Choice(
+        patch=patch,
+        depth=depth,
+        seconds_per_step=seconds,
+        steps=options.steps or round((options.seconds or 0) / seconds),
+        bytes=round(2 * PADDING * 4 * channels * math.prod(patch)),
+    )
+
+
+def _depth(options: Options, step: StepTime) -> int:
+    if options.seconds is None:
+        return depth_for_steps(options.steps or 0)
+    return depth_for_seconds(options.seconds, step)
