@@ -122,6 +122,17 @@ class NoWorkers(MedhpcError):
     """A Dask cluster that cannot be reached, or has no workers that can do the work."""
 
 
+# --- ranks ---------------------------------------------------------------------------------------
+
+
+class RankLost(MedhpcError):
+    """Another of the processes that compute together has ended, or cannot be reached."""
+
+
+class ToldElsewhere(MedhpcError):
+    """Another of the processes that compute together has failed, and says why; this one has nothing to add."""
+
+
 # --- the machine ---------------------------------------------------------------------------------
 
 

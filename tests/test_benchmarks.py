@@ -39,6 +39,7 @@ def run(name: str, *options: str) -> str:
         ("engine", ["--size", "16,16,16", "--nets", "3D depth 30"], "two threads / one: "),
         ("training", ["--size", "12,16,16", "--nets", "3D depth 30, 64^3"], "PyTorch / kernel: "),
         ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
+        ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(

@@ -16,10 +16,11 @@ from medhpc.dip import loss as losses
 from medhpc.dip import plan as plans
 from medhpc.dip.denoise import denoise
 from medhpc.dip.descent import begin, descend, inputs_of, look, result_of, take_step
-from medhpc.dip.draws import Draws, Purpose
+from medhpc.dip.draws import Draws, Planes, Purpose
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
+from medhpc.dip.share import Share
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.tally import Tally
 from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory
@@ -122,6 +123,14 @@ def test_draws_depend_on_seed_purpose_iteration_and_plane_only():
     assert all(not torch.equal(a, b) for n, a in enumerate(planes) for b in planes[:n])
 
 
+def test_drawn_planes_are_those_of_the_whole():
+    draws = Draws(3, CPU)
+    whole = draws.normal(Purpose.CODE, (1, 2, 5, 6, 7), 1, Planes(axis=1, numbers=range(6)))
+    some = draws.normal(Purpose.CODE, (1, 2, 5, 3, 7), 1, Planes(axis=1, numbers=[4, 2, 2]))
+    assert torch.equal(some, whole[:, :, :, [4, 2, 2]])
+    assert draws.uniform(Purpose.CODE, (1, 2, 4, 6)).shape == (1, 2, 4, 6)
+
+
 def test_scaled_and_scaled_back():
     problem = problem_of()
     image = noisy(smooth((12, 14, 10))[None])
@@ -213,7 +222,8 @@ def test_masked_voxels_are_restored():
 def test_a_factor_makes_a_finer_image_of_the_same_means():
     fine = smooth((24, 28))[None, None]
     coarse = fine.reshape(1, 1, 12, 2, 14, 2).mean((3, 5))
-    problem = pose(coarse, Noise(kind="gaussian", sigma=1.0), CPU, truth=fine)
+    share = Share.alone(coarse.shape[2:], factor=2)
+    problem = pose(coarse, Noise(kind="gaussian", sigma=1.0), CPU, truth=fine, share=share)
     state = descend(problem, Options(factor=2, iterations=120, stop="none", **TINY), 0, precision="fp32")
     assert result_of(state).shape == (1, 1, 24, 28)
     assert state.history[-1]["psnr"] > 20
@@ -392,10 +402,10 @@ def test_a_time_series_is_one_again(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from medhpc.dip import descent
+from medhpc.dip import saving
 from medhpc.dip.denoise import denoise
 from medhpc.dip.options import Options
-descent.CHECKPOINT_SECONDS = 0.0
+saving.CHECKPOINT_SECONDS = 0.0
 def kill(standing):
     if (standing.part, standing.iteration) == (2, 125):
         os.kill(os.getpid(), signal.SIGKILL)

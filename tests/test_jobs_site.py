@@ -11,7 +11,7 @@ from test_jobs_slurm import ASSOCIATIONS, CONFIG, NODES, PARTITIONS, QUALITIES
 
 from medhpc.cli import main
 from medhpc.errors import BadOption
-from medhpc.jobs.site import SBATCH_VARIABLES, STEPS, Site, load_site, site_path
+from medhpc.jobs.site import SBATCH_VARIABLES, STEPS, TABLES, Site, load_site, site_path
 from medhpc.jobs.site_file import Answers, init_site, site_text
 from medhpc.jobs.site_keys import KEYS
 from medhpc.jobs.slurm_limits import limits_of, parse_associations, parse_config, parse_qos
@@ -80,7 +80,7 @@ def test_the_environment_overrides_the_file_as_for_sbatch(write, monkeypatch):
     assert site.partition == "gpu"
 
 
-TABLES = """
+IN_TABLES = """
 partition = "cpu"
 account = "lab"
 exclude = "n1"
@@ -94,7 +94,7 @@ memory = "64G"
 
 
 def test_a_step_has_settings_of_its_own(write):
-    path = write(TABLES)
+    path = write(IN_TABLES)
     site, origins = load_site()
     assert [site.of(step).partition for step in ("plan", "infer", "stitch")] == ["cpu", "gpu", "cpu"]
     assert (site.of("infer").account, site.of("infer").gres, site.of("plan").gres) == ("lab", "gpu:a100:1", "")
@@ -103,7 +103,7 @@ def test_a_step_has_settings_of_its_own(write):
 
 
 def test_variables_and_options_are_for_all_steps(write, monkeypatch):
-    write(TABLES)
+    write(IN_TABLES)
     monkeypatch.setenv("SBATCH_PARTITION", "day")
     site, origins = load_site()
     assert {site.of(step).partition for step in STEPS} == {"day"}
@@ -113,7 +113,7 @@ def test_variables_and_options_are_for_all_steps(write, monkeypatch):
 
 
 def test_nodes_are_left_out_of_every_step(write):
-    write(TABLES)
+    write(IN_TABLES)
     site = load_site()[0].without_nodes(["n7", "n8"])
     assert [site.of(step).exclude for step in STEPS] == ["n1,n7,n8", "g1,n7,n8", "n1,n7,n8"]
 
@@ -208,7 +208,7 @@ def test_a_new_file_sets_nothing_and_each_of_its_lines_can_be_put_in_force(answe
     text = site_text(answers)
     assert tomllib.loads(text) == {}
     in_force = re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE)
-    assert list(tomllib.loads(in_force)) == [*KEYS, *STEPS]
+    assert list(tomllib.loads(in_force)) == [*KEYS, *TABLES]
     write(in_force)
     assert set(load_site()[1].values()) == {str(site_path())}
 
@@ -271,6 +271,6 @@ def test_site_show_prints_what_is_in_force_and_where_from(run, write):
 
 
 def test_site_show_prints_the_settings_of_a_step(run, write):
-    path = write(TABLES)
+    path = write(IN_TABLES)
     shown, _ = run("site", "show")
     assert re.search(rf"infer\.partition +gpu +{path}", shown) and re.search(rf"stitch\.memory +64 GiB +{path}", shown)

@@ -70,7 +70,7 @@ def template(name: str, tmp_path: Path, **variables: str) -> str:
     fake = tmp_path / "medhpc"
     fake.write_text('#!/bin/bash\nprintf "[%s]" "$@"; echo\n')
     fake.chmod(0o755)
-    variables |= {"MEDHPC": str(fake), "PATH": os.environ["PATH"]}
+    variables = {"MEDHPC": str(fake), "PATH": os.environ["PATH"]} | variables
     return run("bash", ROOT / "slurm_templates" / name, env=variables)
 
 
@@ -120,6 +120,15 @@ def test_train_template(tmp_path):
         "train.sbatch", tmp_path, VOLUME="a.tif", TRUTH="a.csv", NET="n.safetensors", SLURM_CPUS_PER_TASK="4"
     )
     assert text == "[train][msd][a.tif][a.csv][--out][n.safetensors][--minutes][180][--threads][4]\n"
+
+
+def test_dip_template(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nprintf "[%s]" "${@:1:2}"; exec "${@:3}"\n')
+    srun.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    text = template("dip.sbatch", tmp_path, VOLUME="a b.nii", CLEAN="c.nii", **path)
+    assert text == "[--kill-on-bad-exit=1][--cpus-per-task=1][dip][--][a b.nii][c.nii]\n"
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name.endswith(".sbatch")])

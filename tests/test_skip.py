@@ -13,7 +13,14 @@ from torch import nn
 
 from medhpc import nets
 from medhpc.errors import BadNetwork, NetworkMismatch
-from medhpc.nets.resample import fill_by_reflection, lanczos2, lanczos2_taps, pad_by_reflection
+from medhpc.nets.resample import (
+    fill_by_reflection,
+    fold_by_reflection,
+    join_by_reflection,
+    lanczos2,
+    lanczos2_taps,
+    pad_by_reflection,
+)
 from medhpc.nets.skip import Skip
 
 torch.set_num_threads(1)
@@ -105,6 +112,16 @@ def test_own_padding_is_that_of_torch_with_its_gradient(shape, reach):
     for padded in (pad_by_reflection(x, reach), F.pad(x, (reach, reach) * len(shape), mode="reflect")):
         gradients.append((padded, *torch.autograd.grad((padded * weights).sum(), x)))
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("reach", [(1, 1, 1), (2, 0, 1), (0, 2, 0)])
+def test_folding_is_the_gradient_of_padding(reach):
+    x = torch.rand(1, 2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    padded = pad_by_reflection(x, reach)
+    weights = torch.rand_like(padded)
+    (expected,) = torch.autograd.grad((padded * weights).sum(), x)
+    assert torch.allclose(fold_by_reflection(weights.clone(), reach), expected, atol=1e-14)
+    assert torch.equal(join_by_reflection([x[..., :1, :], x[..., 1:, :]], 3, reach), padded)
 
 
 def test_lanczos_keeps_constants_and_ramps():

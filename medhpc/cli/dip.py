@@ -1,7 +1,8 @@
-"""``medhpc dip`` and ``medhpc dip-plan``."""
+"""``medhpc dip``."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import early, options, show
+from medhpc.cli import dip_submit, early, options, show
+from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
-    from medhpc.dip.plan import Plan
+    from medhpc.dip.options import Options
     from medhpc.dip.results import DipResult, Standing
 
 LIVE_SECONDS = 0.5  # between two lines on a terminal, each in place of the one before
+
 
 network = options.together(
     click.option(
@@ -103,9 +106,18 @@ network = options.together(
 @click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
+@click.option(
+    "--parallel",
+    type=click.Choice(["spatial", "layers"]),
+    default="spatial",
+    show_default=True,
+    help="spatial: each rank has a slab of the volume; layers: two GPUs have half of the network's layers each, which "
+    "leaves nearly all memory to the second (see dip-plan).",
+)
 @options.channel
 @options.device
 @options.threads
+@dip_submit.job_options
 @options.as_json
 def dip(
     noisy: str,
@@ -116,28 +128,47 @@ def dip(
     data_range: float | None,
     compare: bool,
     resume: bool,
+    parallel: str,
     channel: int | None,
     device: str,
     threads: int | None,
+    submit: bool,
+    nodes: int,
+    gpus: int,
+    time: float,
+    dry_run: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
 
     Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
-    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes.
+    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes; on SIGUSR1 it writes
+    a checkpoint.
+
+    Started by srun or torchrun, or with --submit, its ranks share the volume: each has a slab of it, and the result
+    does not depend on their number.
 
     \b
       medhpc dip head.nii.gz clean.nii.gz
       medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
+      medhpc dip head.nii.gz clean.nii.gz --submit --nodes 2 --gpus 4
     """
-    early.check_volume(noisy, channel, series=True)
-    early.check_out(clean, noisy)
+    if launched() is None:  # several ranks check together, so that one of them tells what is wrong
+        early.check_volume(noisy, channel, series=True)
+        early.check_out(clean, noisy)
     from medhpc.dip.denoise import denoise
-    from medhpc.dip.options import Options
+    from medhpc.ranks.group import joined
 
-    chosen = Options(**{**settings, "factor": int(settings["factor"])})
-    with _telling() as tell:
+    if submit:
+        job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
+        about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint, "parallel": parallel}
+        dip_submit.submit(noisy, clean, options_of(settings), about, as_json)
+        return
+    dip_submit.check_no_job()
+    with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
+        with ranks.agreed():
+            chosen = options_of(settings)
         result = denoise(
             noisy,
             clean,
@@ -148,38 +179,36 @@ def dip(
             channel=channel,
             checkpointed=checkpoint,
             compare=compare,
-            device=device,
+            device=ranks.device,
             threads=threads,
             resume=resume,
+            parallel=parallel,
+            ranks=ranks,
             progress=tell,
         )
+    if result is None:  # another rank has it
+        return
     if as_json:
         show.as_json(result.as_dict())
     else:
         _print(result)
 
 
-@click.command("dip-plan", short_help="Say what `dip` needs, before it runs.")
-@click.argument("volume")
-@network
-@options.channel
-@options.as_json
-def dip_plan(volume: str, channel: int | None, as_json: bool, **settings: Any) -> None:
-    """Say how much memory and computing `dip` takes for VOLUME; no GPU is needed to know, and no voxel is read.
-
-    \b
-      medhpc dip-plan head.nii.gz
-    """
-    early.check_volume(volume, channel, series=True)
+def options_of(settings: dict[str, Any]) -> Options:
+    """Options as the library knows them."""
     from medhpc.dip.options import Options
-    from medhpc.dip.plan import plan
 
-    del settings["checkpoint"], settings["precision"]  # all of them are told
-    found = plan(volume, Options(**{**settings, "factor": int(settings["factor"])}), channel=channel)
-    if as_json:
-        show.as_json(found.as_dict())
-    else:
-        _print_plan(found)
+    return Options(**{**settings, "factor": int(settings["factor"])})
+
+
+@contextmanager
+def _no_end_by_signal() -> Iterator[None]:
+    """SIGUSR1 asks for a checkpoint; where there is nothing to save yet, or any more, it is nothing."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager
@@ -211,7 +240,7 @@ def _print(result: DipResult) -> None:
         "clean": f"{result.clean}\n{show.shape(result.shape)} voxels",
         "network": f"{result.parameters:,} parameters",
         "noise": f"{first.noise}, sigma {first.sigma:.4g}",
-        "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({result.device}, {result.precision})",
+        "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({_where(result)}, {result.precision})",
         "chosen": ", ".join(f"iteration {run.chosen}" for run in result.runs),
         "pictures": f"{result.picture}",
         "history": f"{result.history}",
@@ -225,6 +254,10 @@ def _print(result: DipResult) -> None:
     show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
     if result.compared:
         click.echo(show.table([_row(row) for row in _methods(result, seconds)]))
+
+
+def _where(result: DipResult) -> str:
+    return result.device if result.ranks == 1 else f"{result.ranks} ranks, {result.device.partition(':')[0]}"
 
 
 def _methods(result: DipResult, seconds: float) -> list[dict[str, Any]]:
@@ -244,26 +277,3 @@ def _row(row: dict[str, Any]) -> dict[str, str]:
 
 def _decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} dB"
-
-
-def _print_plan(plan: Plan) -> None:
-    """Memory by precision and checkpointing, and what to ask SLURM for."""
-    show.fields(
-        {
-            "volume": f"{plan.volume}\n{show.shape(plan.shape)} voxels, computed as {show.shape(plan.filled)}",
-            "network": f"{plan.parameters:,} parameters on {plan.levels} levels",
-            "work": f"{plan.flops / 1e12:.3g} TFLOP per iteration",
-        }
-    )
-    click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))
-    click.echo("workspace of the GPU's libraries comes on top: " + show.memory(plan.workspace) + " is allowed for")
-
-
-def _plan_row(need: Any) -> dict[str, str]:
-    levels = {f"level {number}": show.memory(kept) for number, kept in enumerate(need.kept)}
-    return {
-        "precision": need.precision,
-        "--checkpoint": f"{need.checkpointed}",
-        **levels,
-        "peak": show.memory(need.peak),
-    }

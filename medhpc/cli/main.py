@@ -15,6 +15,7 @@ import medhpc
 from medhpc.cli import (
     demo,
     dip,
+    dip_plan,
     doctor,
     engines,
     evaluation,
@@ -27,7 +28,7 @@ from medhpc.cli import (
     training,
     volumes,
 )
-from medhpc.errors import MedhpcError
+from medhpc.errors import MedhpcError, ToldElsewhere
 
 INTERRUPTED = 130  # 128 + SIGINT, as the shell reports it
 
@@ -37,7 +38,7 @@ SECTIONS = {
     "All of it at once": (runs.run,),
     "On a cluster": (jobs.submit, jobs.script, jobs.cancel, doctor.doctor, site.site),
     "Networks": (training.train, engines.engines),
-    "Denoising": (dip.dip, dip.dip_plan),
+    "Denoising": (dip.dip, dip_plan.dip_plan),
     "Volumes": (volumes.info, volumes.convert),
     "Also": (report.report, runs.clean, demo.demo),
 }
@@ -92,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = error.exit_code
     except click.ClickException as error:
         code = _fail(_usage(error), error.exit_code)
+    except ToldElsewhere as error:
+        code = error.exit_code
     except MedhpcError as error:
         code = _fail(str(error), error.exit_code)
     except click.Abort:

@@ -4,11 +4,13 @@
 options         what is asked for; presets
 noise           which noise an image has, and how much
 problem         one image as tensors: scaled, with what counts and what is held out
+share           which planes of the image this rank has
 draws           random numbers that depend on seed, iteration and plane only
 loss            what a step makes smaller
 precision       in which numbers is computed
 descent         the loop for one image
 state           all that the loop remembers, on disk too
+saving          when that is written
 work            the runs of one volume, those that an earlier attempt finished included
 denoise         volumes in, volumes out
 plan            memory and operations, before anything runs

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from medhpc.dip.pictures import draw
 from medhpc.dip.plan import levels_to_save
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, RunRecord, Standing
-from medhpc.dip.work import Work
-from medhpc.errors import BadOption, MedhpcError
+from medhpc.dip.work import Done, Work
+from medhpc.errors import BadOption, MedhpcError, NoDevice
 from medhpc.nets.identity import Identity
+from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
 
 Array = NDArray[np.float32]
@@ -42,12 +44,15 @@ def denoise(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = True,
+    parallel: str = "spatial",
+    ranks: Ranks = ALONE,
     progress: Callable[[Standing], None] | None = None,
-) -> DipResult:
+) -> DipResult | None:
     """Denoise a volume by a network that learns from nothing else, and write it to `clean`.
 
     Killed at any moment, the same call goes on from its last checkpoint (in a hidden folder beside `clean`, every
-    minute); on a CPU the result is then the same to the last bit.
+    minute and on SIGUSR1), also with another number of ranks; on a CPU of one rank the result is then the same to the
+    last bit. All ranks must see the same files; the first one writes them.
 
     Parameters
     ----------
@@ -72,8 +77,19 @@ def denoise(
         As in :func:`medhpc.engine.load`.
     resume : bool
         False removes what an earlier attempt left.
+    parallel : {"spatial", "layers"}
+        How the work is shared: each rank has a slab of the image; or, without ranks, one GPU computes the network's way
+        down and another its way up (see :mod:`medhpc.nets.halves`).
+    ranks : Ranks
+        Processes that share the image; see :func:`medhpc.ranks.group.joined`. The result does not depend on their
+        number, but for rounding.
     progress : callable, optional
         Called with a :class:`medhpc.dip.results.Standing` after each iteration.
+
+    Returns
+    -------
+    DipResult or None
+        None on all ranks but the first.
 
     Raises
     ------
@@ -81,54 +97,88 @@ def denoise(
         BadOption, NonFinite and those of volumes.
     """
     options = options or Options()
-    if mask is not None and options.method == "r2r":
-        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
-    if compare and (mask is not None or options.factor > 1):
-        raise BadOption("compare works without mask and factor: filters do not restore voxels")
-    files = Files(clean, noisy)
-    image = open_image(noisy, channel)
-    chosen = engines.load(Identity(), device=device, threads=threads).device
-    precision = settle(options.precision, chosen)
-    work = Work(
-        image=image,
-        options=options,
-        mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
-        truth=None if truth is None else read_like(truth, image.fine_shape(options.factor), "truth", image.channels),
-        data_range=data_range,
-        device=chosen,
-        precision=precision,
-        checkpointed=_levels(image, options, precision, chosen) if checkpointed is None else checkpointed,
-        folder=files.work,
-        progress=progress,
-    )
-    if not resume:
-        shutil.rmtree(files.work, ignore_errors=True)
-    files.work.mkdir(exist_ok=True)
+    with ranks.agreed():
+        files = Files(clean, noisy)
+        _check(options, mask, compare)
+        image = open_image(noisy, channel)
+        chosen = engines.load(Identity(), device=device, threads=threads).device
+        precision = settle(options.precision, chosen)
+        levels = _levels(image, options, precision, chosen, ranks.size) if checkpointed is None else checkpointed
+        fine = image.fine_shape(options.factor)
+        work = Work(
+            image=image,
+            options=options,
+            mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
+            truth=None if truth is None else read_like(truth, fine, "truth", image.channels),
+            data_range=data_range,
+            device=chosen,
+            precision=precision,
+            checkpointed=levels,
+            folder=files.work,
+            way_up=_other_device(chosen, ranks) if parallel == "layers" else None,
+            ranks=ranks,
+            progress=progress,
+        )
+        if ranks.is_first:
+            if not resume:
+                shutil.rmtree(files.work, ignore_errors=True)
+            files.work.mkdir(exist_ok=True)
+    work.checkpointed = ranks.most(levels)  # all compute alike, whatever is free on their GPUs
     try:
-        outputs, records, parameters = work.all_runs()
+        done = work.all_runs()
     except MedhpcError:
         with suppress(OSError):  # not empty: what is done is kept
             files.work.rmdir()
         raise
-    mean = outputs.mean(0)  # (channels, z, y, x)
+    if done is None:
+        return None
+    return _write(files, work, done, work.compare() if compare else ())
+
+
+def _check(options: Options, mask: str | Path | None, compare: bool) -> None:
+    """Refuse what does not go together."""
+    if mask is not None and options.method == "r2r":
+        raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
+    if compare and (mask is not None or options.factor > 1):
+        raise BadOption("compare works without mask and factor: filters do not restore voxels")
+
+
+def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """For the second half of a network: the next GPU, or the same CPU."""
+    if ranks.size > 1:
+        raise BadOption(
+            "parallel layers is for one process with two GPUs, not for several ranks: start it without srun"
+        )
+    if device.type == "cpu":
+        return device
+    number = (device.index or 0) + 1
+    if number >= torch.cuda.device_count():
+        raise NoDevice(f"parallel layers needs another GPU behind {device}, and there is none: use ranks, or one GPU")
+    return torch.device(device.type, number)
+
+
+def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str, Any]]) -> DipResult:
+    """The volumes, the picture, the history."""
+    image, options = work.image, work.options
+    mean = done.outputs.mean(0)  # (channels, z, y, x)
     write_like(files.clean, mean, image, options.factor)
     deviation = files.beside("std") if options.runs > 1 else None
     if deviation:
-        write_like(deviation, outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
-    compared = work.compare() if compare else ()
+        write_like(deviation, done.outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
     result = DipResult(
-        clean=Path(clean),
+        clean=Path(files.clean),
         deviation=deviation,
         picture=files.picture,
         history=files.history,
         shape=image.fine_shape(options.factor),
-        parameters=parameters,
-        device=str(chosen),
+        parameters=done.parameters,
+        device=str(work.device),
+        ranks=work.ranks.size,
         precision=work.precision,
-        runs=records,
+        runs=done.records,
         **work.measures(mean),
         compared=compared,
-        notes=_notes(options, records, work.precision, chosen),
+        notes=_notes(options, done.records, work.precision, work.device),
     )
     draw(files.picture, result.runs, image.voxels, mean, work.truth)
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
@@ -136,11 +186,11 @@ def denoise(
     return result
 
 
-def _levels(image: Image, options: Options, precision: str, device: torch.device) -> int:
+def _levels(image: Image, options: Options, precision: str, device: torch.device, ranks: int) -> int:
     """How many levels are computed twice where nobody says."""
     if device.type != "cuda":
         return 0
-    return levels_to_save(image.problem_shape, options, precision, torch.cuda.mem_get_info(device)[0])
+    return levels_to_save(image.problem_shape, options, precision, torch.cuda.mem_get_info(device)[0], ranks)
 
 
 def _notes(options: Options, records: list[RunRecord], precision: str, device: torch.device) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from medhpc.dip import loss as losses
 from medhpc.dip.draws import Draws, Purpose
 from medhpc.dip.measures import similarity
 from medhpc.dip.options import Options
-from medhpc.dip.precision import HALVES, arithmetic, autocast, float32_up_to
+from medhpc.dip.precision import DOUBLE, arithmetic, autocast, dtype_of, float32_up_to
 from medhpc.dip.problem import Problem, held_out
+from medhpc.dip.saving import Saving
 from medhpc.dip.state import State
-from medhpc.nets.resample import lanczos2
+from medhpc.nets.division import add_up_gradients, divide
+from medhpc.nets.halves import split
 
 LEARNING_RATE = 0.01
 CODE_SIZE = 0.1
@@ -41,7 +43,6 @@ EMV_WARM_UP = 30
 KEEP_EVERY = 100
 DROP_DB = 5.0
 """A fit to the image that is so much worse than the one kept is a collapse, not learning."""
-CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +60,21 @@ def descend(
     *,
     precision: str,
     checkpointed: int = 0,
+    way_up: torch.device | None = None,
     place: Place | None = None,
     progress: Callable[[int, int, State], None] | None = None,
 ) -> State:
-    """Denoise one image.
+    """Denoise one image, or the planes of it that this rank has.
 
     Parameters
     ----------
     precision : {"fp32", "tf32", "bf16", "fp16"}
     checkpointed : int
         Levels of the network whose insides are computed twice rather than kept.
+    way_up : torch.device, optional
+        Where the second half of the network is computed, if elsewhere.
     place : Place, optional
-        Where to go on from, and to keep what is done every minute.
+        Where to go on from, and to keep what is done every minute; all ranks see the same files.
     progress : callable, optional
         Called after each iteration with (iterations done, their bound, the state).
 
@@ -79,31 +83,38 @@ def descend(
     State
         Its `best` (by the stopping rule) or `average` is the result.
     """
-    state = begin(problem, options, seed, precision, checkpointed)
-    if place and place.path.exists():
+    state = begin(problem, options, seed, precision, checkpointed, way_up)
+    ranks = problem.share.ranks
+    if place and ranks.from_first(int(place.path.exists())):
         state.restore(place.path)
     device = problem.image.device
-    state.network.float32_up_to = float32_up_to(precision, device, problem.ndim)
+    state.network.float32_up_to = ranks.most(float32_up_to(precision, device, problem.ndim))
     draws = Draws(seed, device)
     out = held_out(problem, options, draws)
     code = make_code(problem, options, draws, precision)
     began = time.perf_counter() - state.seconds
-    saved = time.perf_counter()
-    while state.iteration < options.n_iterations and not has_stopped(state, options):
-        with arithmetic(precision):
-            take_step(state, problem, options, draws, code, problem.known - out, precision)
-        if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
-            look(state, problem, options, out)
-        state.seconds = time.perf_counter() - began
-        if place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-            state.save(place.path, place.identity)
-            saved = time.perf_counter()
-        if progress:
-            progress(state.iteration, options.n_iterations, state)
+    with Saving(ranks) as saving:
+        while state.iteration < options.n_iterations and not has_stopped(state, options):
+            with arithmetic(precision):
+                take_step(state, problem, options, draws, code, problem.known - out, precision)
+            if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
+                look(state, problem, options, out)
+            state.seconds = time.perf_counter() - began
+            if place and saving.is_due():
+                state.save(place.path, place.identity)
+            if progress:
+                progress(state.iteration, options.n_iterations, state)
     return state
 
 
-def begin(problem: Problem, options: Options, seed: int, precision: str, checkpointed: int = 0) -> State:
+def begin(
+    problem: Problem,
+    options: Options,
+    seed: int,
+    precision: str,
+    checkpointed: int = 0,
+    way_up: torch.device | None = None,
+) -> State:
     """A network with fresh weights, and its optimizer."""
     device = problem.image.device
     with torch.random.fork_rng(devices=[]):
@@ -111,20 +122,27 @@ def begin(problem: Problem, options: Options, seed: int, precision: str, checkpo
         network = options.network(problem.ndim, problem.image.shape[1])  # drawn on the CPU, the same for every device
     if device.type != "cpu":  # the imagined tensors of a plan cannot be moved, not even to where they are
         network = network.to(device)
+    if precision == DOUBLE:
+        network = network.double()
+    if way_up is not None:
+        split(network, device, way_up)
     network.checkpointed = checkpointed
+    share = problem.share
+    if share.ranks.size > 1:
+        divide(network, replace(share.cut, overlaps=not checkpointed), share.seen)  # else memory is dear
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    return State(network=network, optimizer=optimizer, scaler=scaler)
+    return State(network=network, optimizer=optimizer, scaler=scaler, share=share)
 
 
 def make_code(problem: Problem, options: Options, draws: Draws, precision: str = "fp32") -> Tensor:
     """What the network makes the image of: (1, channels, fine space), no finer than it sees. Of r2r, the image."""
     if options.method == "r2r":
-        return problem.image
-    shape = problem.result_shape(options.factor)
-    channels = options.input_channels(shape[1])
-    code = draws.uniform(Purpose.CODE, (1, channels, *shape[2:])).mul_(CODE_SIZE)
-    return code.to(HALVES.get(precision, torch.float32))
+        return problem.seen
+    channels = options.input_channels(problem.image.shape[1])
+    shape = (1, channels, *problem.code_shape[2:])
+    code = draws.uniform(Purpose.CODE, shape, planes=problem.share.seen_planes).mul_(CODE_SIZE)
+    return code.to(dtype_of(precision))
 
 
 def take_step(
@@ -145,8 +163,7 @@ def take_step(
         1 for the voxels that the loss counts.
     """
     output, fitted, wanted = forward(state, problem, options, draws, code, precision)
-    with torch.no_grad():
-        state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights).item()
+    state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights, problem.share.ranks).item()
     fit = losses.decibels(state.loss)
     state.iteration += 1
     if state.kept and not fit > state.kept_fit - DROP_DB:
@@ -157,6 +174,7 @@ def take_step(
     loss = loss_of(problem, options, output, fitted, wanted, weights)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
+    add_up_gradients(state.network)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.add(output.detach())
@@ -171,17 +189,17 @@ def forward(
     """
     seen, wanted = inputs_of(problem, options, draws, code, state.iteration, precision)
     with autocast(precision, seen.device):
-        output = state.network(seen)  # (1, channels, fine space), float32
-    return output, output if options.factor == 1 else lanczos2(output, options.factor), wanted
+        output = state.share.own_of(state.network(seen))  # (1, channels, fine space), float32
+    return output, state.share.coarser(output), wanted
 
 
 def loss_of(
     problem: Problem, options: Options, output: Tensor, fitted: Tensor, wanted: Tensor, weights: Tensor
 ) -> Tensor:
-    """What the step makes smaller."""
-    loss = losses.mean_over(errors_of(problem, options, fitted, wanted), weights)
+    """What the step makes smaller: this rank's part of it."""
+    loss = losses.part_of_mean(errors_of(problem, options, fitted, wanted), weights, problem.share.ranks)
     if options.tv:
-        loss = loss + options.tv * losses.total_variation(output)
+        loss = loss + options.tv * losses.total_variation(output, problem.share.cut)
     return loss
 
 
@@ -193,11 +211,12 @@ def inputs_of(
     ``r2r`` is recorrupted-to-recorrupted (Pang et al., CVPR 2021): of an image y with noise of deviation s, the pair
     y + a n and y - n / a with fresh n ~ N(0, s^2) has independent noise, so that the first can teach the second.
     """
-    dtype = HALVES.get(precision, torch.float32)  # what autocast would make of it, and keep beside it
+    dtype = dtype_of(precision)  # in 16 bit, what autocast would make of it, and keep beside it
+    share = problem.share
     if options.method == "r2r":
-        drawn = draws.normal(Purpose.RECORRUPTION, problem.image.shape, iteration).mul_(problem.noise.sigma)
-        return (problem.image + RECORRUPTION * drawn).to(dtype), problem.image - drawn / RECORRUPTION
-    drawn = draws.normal(Purpose.INPUT_NOISE, code.shape, iteration)
+        drawn = draws.normal(Purpose.RECORRUPTION, code.shape, iteration, share.seen_planes).mul_(problem.noise.sigma)
+        return (code + RECORRUPTION * drawn).to(dtype), problem.image - share.own_of(drawn) / RECORRUPTION
+    drawn = draws.normal(Purpose.INPUT_NOISE, code.shape, iteration, share.seen_planes)
     return drawn.mul_(INPUT_NOISE).add_(code).to(dtype), problem.image
 
 
@@ -213,27 +232,34 @@ def look(state: State, problem: Problem, options: Options, out: Tensor) -> None:
     """Enter how it stands into the history, and prefer this average if the stopping rule does."""
     if state.average is None:
         return
-    fitted = state.average if options.factor == 1 else lanczos2(state.average, options.factor)
+    fitted, ranks = state.share.coarser(state.average), state.share.ranks
     entry: dict[str, Any] = {
         "iteration": state.iteration,
         "seconds": state.seconds,
-        "loss": losses.mean_over(losses.squared(fitted, problem.image), problem.known - out).item(),
+        "loss": losses.mean_over(losses.squared(fitted, problem.image), problem.known - out, ranks).item(),
         "emv": state.emv,
         "held_out": None,
         "psnr": None,
         "ssim": None,
     }
     if options.stops_by == "held-out":
-        entry["held_out"] = losses.mean_over(errors_of(problem, options, fitted, problem.image), out).item()
+        entry["held_out"] = losses.mean_over(errors_of(problem, options, fitted, problem.image), out, ranks).item()
         state.prefer(entry["held_out"])
     elif options.stops_by == "emv" and state.iteration >= EMV_WARM_UP:
         state.prefer(state.emv)
     if problem.truth is not None:
-        error = losses.squared(state.average, problem.truth).mean().item()
+        error = state.share.mean(losses.squared(state.average, problem.truth))
         entry["psnr"] = losses.decibels(error / problem.data_range**2)
         if state.iteration % SIMILARITY_EVERY == 0 or state.iteration == options.n_iterations:
-            entry["ssim"] = similarity(state.average, problem.truth, problem.data_range)
+            entry["ssim"] = _similarity(state.average, problem)
     state.history.append(entry)
+
+
+def _similarity(average: Tensor, problem: Problem) -> float | None:
+    """The first rank knows it."""
+    assert problem.truth is not None
+    found, truth = problem.share.whole(average), problem.share.whole(problem.truth)
+    return None if found is None or truth is None else similarity(found, truth, problem.data_range)
 
 
 def has_stopped(state: State, options: Options) -> bool:

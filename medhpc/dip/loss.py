@@ -1,4 +1,8 @@
-"""What a step makes smaller. All in float32, over images of shape (1, channels, space)."""
+"""What a step makes smaller. All in float32, over images of shape (1, channels, space).
+
+Of an image that several ranks share, each has the part of a mean that its own planes have; the parts add up to it, and
+the gradients of the parts to that of the mean.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,18 @@ import math
 import torch
 from torch import Tensor
 
+from medhpc.ranks.group import ALONE, Ranks
+from medhpc.ranks.halo import Cut, extend
 
-def mean_over(errors: Tensor, weights: Tensor) -> Tensor:
-    """Mean of errors (1, channels, space) over the voxels that weights (1, 1, space) count."""
-    return (errors * weights).sum() / (weights.sum() * errors.shape[1])
+
+def part_of_mean(errors: Tensor, weights: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """Part of the mean of errors (1, channels, space) over the voxels that weights (1, 1, space) count."""
+    return (errors * weights).sum() / ranks.total(weights.sum() * errors.shape[1])
+
+
+def mean_over(errors: Tensor, weights: Tensor, ranks: Ranks = ALONE) -> Tensor:
+    """The mean over all ranks, which has no gradient."""
+    return ranks.total(part_of_mean(errors, weights, ranks).detach())
 
 
 def squared(found: Tensor, wanted: Tensor) -> Tensor:
@@ -30,10 +42,16 @@ def rician(found: Tensor, magnitude: Tensor, sigma: float) -> Tensor:
     return found.square() + magnitude.square() - 2 * sigma**2 * log_bessel
 
 
-def total_variation(image: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours, summed over the axes."""
-    axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
-    return torch.stack([image.diff(dim=axis).abs().mean() for axis in axes]).sum()
+def total_variation(image: Tensor, cut: Cut | None = None) -> Tensor:
+    """Part of the mean absolute difference of neighbours, summed over the axes."""
+    cut = cut or Cut(ranks=ALONE, axis=2)
+    with_next = extend(image, cut.halo(0, 1, "none"))
+    parts = []
+    for axis in range(2, image.ndim):
+        steps = (with_next if axis == cut.axis else image).diff(dim=axis).abs()
+        count = cut.ranks.total(steps.new_tensor(steps.numel()))
+        parts.append(steps.sum() / count.clamp_min(1))
+    return torch.stack(parts).sum()
 
 
 def decibels(squared_error: float) -> float:

@@ -17,7 +17,12 @@ from medhpc.dip.draws import Draws
 from medhpc.dip.noise import Noise
 from medhpc.dip.options import Options
 from medhpc.dip.problem import Problem, Scale
+from medhpc.dip.share import Share
 from medhpc.dip.tally import Tally
+from medhpc.nets.division import WHOLE_FROM
+from medhpc.nets.halves import split
+from medhpc.nets.skip import Skip
+from medhpc.ranks.imagined import ImaginedRanks
 from medhpc.volume import open_volume
 
 PRECISIONS = ("fp32", "bf16")
@@ -31,14 +36,17 @@ AVERAGES = 4
 """Images that are kept beside the network: running mean, that of EMV, the best one, that of the last good weights."""
 GPUS = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 """GiB of memory that GPUs are sold with."""
+GPUS_OF_A_NODE = 4
+"""As most clusters have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Memory of one way to compute, in bytes.
+    """Memory of one way to compute, in bytes; of several ranks, for the one that has the most planes.
 
     Attributes
     ----------
+    ranks : int
     precision : str
     checkpointed : int
         Levels whose insides are not kept.
@@ -50,6 +58,7 @@ class Need:
         For SLURM.
     """
 
+    ranks: int
     precision: str
     checkpointed: int
     kept: Sequence[int]
@@ -59,7 +68,10 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a denoising takes: floating-point operations of an iteration, without those done twice; memory."""
+    """What a denoising takes: floating-point operations of an iteration, without those done twice; memory.
+
+    `halves` are bytes that the two devices of ``parallel="layers"`` keep for the backward pass, in fp32.
+    """
 
     volume: str
     shape: tuple[int, ...]
@@ -69,28 +81,26 @@ class Plan:
     flops: int
     workspace: int
     needs: Sequence[Need]
+    halves: tuple[int, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON knows them."""
         return asdict(self)
 
 
-def plan(path: str | Path, options: Options, channel: int | None = None) -> Plan:
-    """Count for a volume, by its header.
+def plan(path: str | Path, options: Options, channel: int | None = None, ranks: Sequence[int] = (1,)) -> Plan:
+    """Count for a volume, by its header, and for each of these numbers of ranks.
 
     Raises
     ------
     MedhpcError
-        Those of volumes.
+        Those of volumes; BadOption for more ranks than there are slabs.
     """
-    with open_volume(path, channel=channel, series=True) as volume:
-        flat = volume.shape[0] == 1
-        space = volume.shape[1:] if flat else volume.shape
-        shape = (1, volume.channels if flat else 1, *space)
-    ways = [(precision, levels) for precision in PRECISIONS for levels in CHECKPOINTED]
-    needs = [need(shape, options, precision, levels) for precision, levels in ways]
+    shape = image_shape(path, channel)
+    ways = [(number, precision, levels) for number in ranks for precision in PRECISIONS for levels in CHECKPOINTED]
+    needs = [need(shape, options, precision, levels, number) for number, precision, levels in ways]
     network, flops = _operations(shape, options)
-    fine = tuple(options.factor * n for n in space)
+    fine = tuple(options.factor * n for n in shape[2:])
     return Plan(
         volume=str(path),
         shape=fine,
@@ -100,21 +110,69 @@ def plan(path: str | Path, options: Options, channel: int | None = None) -> Plan
         flops=flops,
         workspace=WORKSPACE,
         needs=needs,
+        halves=halves(shape, options),
     )
 
 
-def need(shape: Sequence[int], options: Options, precision: str, checkpointed: int) -> Need:
-    """Memory of a step for an image of shape (1, channels, space)."""
+def image_shape(path: str | Path, channel: int | None = None) -> tuple[int, ...]:
+    """(1, channels, space) of what is denoised together: a plane's colours, one volume of a series."""
+    with open_volume(path, channel=channel, series=True) as volume:
+        flat = volume.shape[0] == 1
+        return (1, volume.channels if flat else 1, *(volume.shape[1:] if flat else volume.shape))
+
+
+def need(shape: Sequence[int], options: Options, precision: str, checkpointed: int, ranks: int = 1) -> Need:
+    """Memory of a step for an image of shape (1, channels, space).
+
+    Raises
+    ------
+    BadOption
+        More ranks than there are slabs.
+    """
     with FakeTensorMode():
-        kept, peak = measured(_imagined(shape), options, precision, checkpointed)
-    return Need(precision=precision, checkpointed=checkpointed, kept=kept, peak=peak, ask=_ask(peak))
+        share = largest_share(shape, options, ranks)
+        kept, peak = measured(_imagined(shape, options, share), options, precision, checkpointed)
+    return Need(
+        ranks=ranks,
+        precision=precision,
+        checkpointed=checkpointed,
+        kept=kept,
+        peak=peak,
+        ask=_ask(peak, ranks),
+    )
 
 
-def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int) -> int:
+def largest_share(shape: Sequence[int], options: Options, ranks: int) -> Share:
+    """That of the rank with the most planes; among those, of one with two neighbours. Messages go nowhere."""
+    space, factor = shape[2:], options.factor
+    if ranks == 1:
+        return Share.alone(space, factor)
+    with torch.device("meta"):
+        network = options.network(len(space), shape[1])
+    shares = [Share.of(ImaginedRanks(rank, ranks), space, factor, network) for rank in range(ranks)]
+    middle = shares[1:-1] + [shares[0], shares[-1]]
+    return max(middle, key=lambda share: len(share.seen.of(share.ranks.rank)))
+
+
+def halves(shape: Sequence[int], options: Options) -> tuple[int, int]:
+    """Bytes that each of two devices keeps for the backward pass of an image (1, channels, space), in fp32."""
+    devices = torch.device("cuda:0"), torch.device("cuda:1")
+    with FakeTensorMode():
+        network = options.network(len(shape) - 2, shape[1])
+        split(network, *devices)
+        with Tally() as tally:
+            fine = (options.factor * n for n in shape[2:])
+            result = network(torch.zeros(1, network.in_channels, *fine, device=devices[0]))
+            down, up = (tally.held_by[str(device)] for device in devices)
+            del result
+    return down, up
+
+
+def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int, ranks: int = 1) -> int:
     """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if none suffices."""
     scales = len(options.level_channels)
     for levels in (*CHECKPOINTED, scales):
-        if need(shape, options, precision, levels).peak + WORKSPACE <= free:
+        if need(shape, options, precision, levels, ranks).peak + WORKSPACE <= free:
             return levels
     return scales
 
@@ -126,15 +184,32 @@ def measured(problem: Problem, options: Options, precision: str, checkpointed: i
     with Tally() as tally:
         tally.adopt((problem.image, problem.known, *weights))
         beside = [torch.zeros_like(weight) for weight in weights for _ in range(MOMENTS)]
-        beside += [torch.zeros(problem.result_shape(options.factor)) for _ in range(AVERAGES)]
+        beside += [torch.zeros(_result_shape(problem)) for _ in range(AVERAGES)]
         code = make_code(problem, options, draws, precision)
-        filled = state.network.filled_shape(code.shape[2:])
-        levels = [math.prod(n >> level for n in filled) for level in range(state.network.scales)]
+        levels = _voxels(state.network, code.shape[2:])
         output, fitted, wanted = forward(state, problem, options, draws, code, precision)
         kept = _by_level(tally, levels)
         loss_of(problem, options, output, fitted, wanted, problem.known).backward()
         del beside
     return kept, tally.peak
+
+
+def _result_shape(problem: Problem) -> tuple[int, ...]:
+    """Of what this rank makes."""
+    shape = list(problem.code_shape)
+    shape[problem.share.axis + 2] = len(problem.share.own.of(problem.share.ranks.rank))
+    return tuple(shape)
+
+
+def _voxels(network: Skip, space: Sequence[int]) -> list[int]:
+    """Of each level here: of a slab, and of the whole where levels are that."""
+    if network.division is None:
+        here = whole = network.filled_shape(space)
+    else:
+        here = network.division.filled_shape(network, tuple(space))
+        whole = (*here[: (axis := network.division.cut.axis - 2)], network.division.slabs.length, *here[axis + 1 :])
+    levels = [here if level < WHOLE_FROM else whole for level in range(network.scales)]
+    return [math.prod(n >> level for n in lengths) for level, lengths in enumerate(levels)]
 
 
 def _by_level(tally: Tally, voxels: Sequence[int]) -> list[int]:
@@ -146,11 +221,17 @@ def _by_level(tally: Tally, voxels: Sequence[int]) -> list[int]:
     return found
 
 
-def _imagined(shape: Sequence[int]) -> Problem:
+def _imagined(shape: Sequence[int], options: Options, share: Share) -> Problem:
     """A problem of which only the shape matters; made inside a FakeTensorMode."""
+    lengths = list(shape)
+    lengths[share.axis + 2] = len(share.seen.of(share.ranks.rank)) // options.factor
+    seen = torch.zeros(*lengths)
+    image = seen.narrow(share.axis + 2, 0, len(share.own.of(share.ranks.rank)) // options.factor)
     return Problem(
-        image=torch.zeros(*shape),
-        known=torch.ones(1, 1, *shape[2:]),
+        share=share,
+        image=image,
+        seen=seen,
+        known=torch.ones(1, 1, *image.shape[2:]),
         truth=None,
         noise=Noise(kind="gaussian", sigma=0.1),
         data_range=1.0,
@@ -161,15 +242,18 @@ def _imagined(shape: Sequence[int]) -> Problem:
 def _operations(shape: Sequence[int], options: Options) -> tuple[Any, int]:
     """The network, and floating-point operations of one iteration."""
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        problem = _imagined(shape)
+        problem = _imagined(shape, options, Share.alone(shape[2:], options.factor))
         network = begin(problem, options, 0, "fp32").network
         draws = Draws(0, problem.image.device)
         network(make_code(problem, options, draws)).sum().backward()
     return network, counter.get_total_flops()
 
 
-def _ask(peak: int) -> str:
-    """The smallest GPU that has room, with a tenth to spare."""
+def _ask(peak: int, ranks: int) -> str:
+    """The smallest GPUs that have room, with a tenth to spare: one for each rank."""
     wanted = (1.1 * peak + WORKSPACE) / 2**30
     fitting = [size for size in GPUS if size >= wanted]
-    return f"--nodes 1 --gres gpu:1 ({fitting[0]} GB)" if fitting else "no single GPU"
+    if not fitting:
+        return "no single GPU" if ranks == 1 else "no GPU that large"
+    nodes = math.ceil(ranks / GPUS_OF_A_NODE)
+    return f"--nodes {nodes} --gres gpu:{math.ceil(ranks / nodes)} ({fitting[0]} GB)"

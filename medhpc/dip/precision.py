@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DOUBLE = "fp64"
+"""No user asks for it; it shows that ranks compute what one computes, where fp32 would go its own way soon."""
 FAULTY_UP_TO = 4
 """Levels with an axis of no more voxels have convolutions whose shortest axis has two, or will have after a stride."""
 
@@ -22,6 +24,11 @@ def settle(precision: str, device: torch.device) -> str:
     if device.type == "cpu":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What inputs are given in; weights too, but not in 16 bit."""
+    return torch.float64 if precision == DOUBLE else HALVES.get(precision, torch.float32)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from medhpc.dip.draws import Draws, Purpose
 from medhpc.dip.noise import Noise
 from medhpc.dip.options import Options
+from medhpc.dip.share import Share
 from medhpc.errors import BadOption, NonFinite
 
 HELD_OUT = 0.03
@@ -41,12 +43,16 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is to be denoised.
+    """What is to be denoised; of several ranks, the planes of this one.
 
     Attributes
     ----------
+    share : Share
+        Which planes these are.
     image : Tensor (1, channels, space)
         The noisy image, scaled.
+    seen : Tensor (1, channels, space)
+        The same as a network would see it: with the planes that fill it up.
     known : Tensor (1, 1, space)
         1 where a voxel counts, 0 where it is to be restored.
     truth : Tensor (1, channels, fine space) or None
@@ -58,7 +64,9 @@ class Problem:
     scale : Scale
     """
 
+    share: Share
     image: Tensor
+    seen: Tensor
     known: Tensor
     truth: Tensor | None
     noise: Noise
@@ -70,9 +78,13 @@ class Problem:
         """2 or 3."""
         return self.image.ndim - 2
 
-    def result_shape(self, factor: int) -> tuple[int, ...]:
-        """(1, channels, space) of the image that is made."""
-        return (*self.image.shape[:2], *(factor * n for n in self.image.shape[2:]))
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """(1, channels, space) of the result as the network sees it."""
+        factor, axis = self.share.factor, self.share.axis
+        lengths = [factor * n for n in self.image.shape[2:]]
+        lengths[axis] = len(self.share.seen.of(self.share.ranks.rank))
+        return (*self.image.shape[:2], *lengths)
 
 
 def pose(
@@ -83,8 +95,11 @@ def pose(
     mask: NDArray[Any] | None = None,
     truth: NDArray[Any] | None = None,
     data_range: float | None = None,
+    share: Share | None = None,
 ) -> Problem:
     """Make tensors of an image (channels, z, y, x); of one plane, in two dimensions.
+
+    Of the whole image follow scale and noise; the tensors are what `share` says, all of it unless given.
 
     Raises
     ------
@@ -99,19 +114,31 @@ def pose(
     scale = scale_of(inside, keeps_zero=noise.kind == "rician")
     image = image if mask is None else np.where(mask, image, inside.mean())
 
-    def tensor(values: NDArray[Any]) -> Tensor:
-        values = values[:, 0] if values.shape[1] == 1 else values
-        return torch.from_numpy(np.ascontiguousarray(values))[None].to(device)
-
     known = np.ones((1, *image.shape[1:]), np.float32) if mask is None else mask[None].astype(np.float32)
+    whole = _tensor(scale.forward(image))
+    share = share or Share.alone(whole.shape[2:])
+    seen = share.as_seen(whole) if share.factor == 1 else share.of_image(whole)
+    seen = seen.to(device)
     return Problem(
-        image=tensor(scale.forward(image)),
-        known=tensor(known),
-        truth=None if truth is None else tensor(scale.forward(truth)),
+        share=share,
+        image=share.own_of(seen) if share.factor == 1 else seen,
+        seen=seen,
+        known=share.of_image(_tensor(known)).to(device),
+        truth=None if truth is None else share.of_result(_tensor(scale.forward(truth))).to(device),
         noise=Noise(kind=noise.kind, sigma=noise.sigma / scale.span),
         data_range=1.0 if truth is None else (data_range or float(np.ptp(truth))) / scale.span,
         scale=scale,
     )
+
+
+def space_of(shape: Sequence[int]) -> Sequence[int]:
+    """The axes of space of an image (channels, z, y, x): two of a single plane."""
+    return shape[2:] if shape[1] == 1 else shape[1:]
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    values = values[:, 0] if values.shape[1] == 1 else values
+    return torch.from_numpy(np.ascontiguousarray(values))[None]
 
 
 def scale_of(values: NDArray[Any], *, keeps_zero: bool) -> Scale:
@@ -130,5 +157,5 @@ def held_out(problem: Problem, options: Options, draws: Draws) -> Tensor:
     """1 where a voxel is held out of the loss: (1, 1, space)."""
     if options.stops_by != "held-out":
         return torch.zeros_like(problem.known)
-    drawn = draws.uniform(Purpose.HELD_OUT, problem.known.shape)
+    drawn = draws.uniform(Purpose.HELD_OUT, problem.known.shape, planes=problem.share.image_planes)
     return (drawn < HELD_OUT).to(problem.known.dtype) * problem.known

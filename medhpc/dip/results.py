@@ -75,6 +75,8 @@ class DipResult:
         (z, y, x) of `clean`.
     parameters : int
         Of the network.
+    ranks : int
+        That shared the image.
     runs : sequence of RunRecord
     psnr, psnr_noisy, ssim
         Against the truth, where there is one.
@@ -91,6 +93,7 @@ class DipResult:
     shape: tuple[int, int, int]
     parameters: int
     device: str
+    ranks: int
     precision: str
     runs: Sequence[RunRecord]
     psnr: float | None

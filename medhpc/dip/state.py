@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medhpc.dip.share import Share
 from medhpc.nets.files import read_tensors, write_tensors
 from medhpc.nets.skip import Skip
 
@@ -26,10 +27,12 @@ NUMBERS = ("iteration", "seconds", "emv", "best_value", "best_iteration", "kept_
 
 @dataclass(kw_only=True)
 class State:
-    """A descent between two steps.
+    """A descent between two steps: what is learnt is the same on all ranks, of images each has its own planes.
 
     Attributes
     ----------
+    share : Share
+        Which planes these are.
     iteration : int
         Steps done.
     seconds : float
@@ -52,6 +55,7 @@ class State:
     network: Skip
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
+    share: Share
     iteration: int = 0
     seconds: float = 0.0
     loss: float = math.nan
@@ -73,7 +77,7 @@ class State:
             self.average, self.emv_mean, self.emv = output.clone(), output.clone(), 0.0
             return
         self.average.lerp_(output, max(1 - SMOOTHING, 1 / (self.iteration + 1)))
-        distance = (output - self.emv_mean).square().mean().item()
+        distance = self.share.mean((output - self.emv_mean).square())
         self.emv = EMV_SMOOTHING * (self.emv + (1 - EMV_SMOOTHING) * distance)
         self.emv_mean.lerp_(output, 1 - EMV_SMOOTHING)
 
@@ -111,20 +115,29 @@ class State:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write everything into one safetensors file, aside first and then renamed."""
-        tensors = self._learnt() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
-        tensors |= {f"image.{name}": image for name in IMAGES if (image := getattr(self, name)) is not None}
-        numbers = {name: getattr(self, name) for name in NUMBERS}
-        write_tensors(path, tensors, {"identity": dict(identity), "scaler": self.scaler.state_dict(), **numbers})
+        """Write everything into one safetensors file, aside first and then renamed: the first rank does, images whole.
+
+        So it can be read by any number of ranks.
+        """
+        ours = {name: image for name in IMAGES if (image := getattr(self, name)) is not None}
+        images = {f"image.{name}": self.share.whole(image) for name, image in ours.items()}
+        with self.share.ranks.agreed():
+            if not self.share.ranks.is_first:
+                return
+            tensors = self._learnt() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+            tensors |= {name: image for name, image in images.items() if image is not None}
+            numbers = {name: getattr(self, name) for name in NUMBERS}
+            write_tensors(path, tensors, {"identity": dict(identity), "scaler": self.scaler.state_dict(), **numbers})
 
     def restore(self, path: Path) -> None:
         """Bring a fresh state to where the file was written."""
-        tensors, about = read_tensors(path)
+        with self.share.ranks.agreed():
+            tensors, about = read_tensors(path)
         device = next(self.network.parameters()).device
         self._learn(_part(tensors, "network.", keep=True) | _part(tensors, "adam.", keep=True))
         self.kept = {name: tensor.to(device) for name, tensor in _part(tensors, "kept.").items()}
         for name, image in _part(tensors, "image.").items():
-            setattr(self, name, image.to(device))
+            setattr(self, name, self.share.of_result(image).to(device))
         self.scaler.load_state_dict(about["scaler"])
         for name in NUMBERS:
             setattr(self, name, copy.deepcopy(about[name]))

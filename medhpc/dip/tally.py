@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class Tally(TorchDispatchMode):
         super().__init__()
         self.held = 0
         self.peak = 0
+        self.held_by: Counter[str] = Counter()
+        """Bytes of each device."""
         self._living: dict[int, tuple[int, tuple[int, ...]]] = {}  # key of a storage -> bytes, shape when it was made
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
@@ -35,7 +38,8 @@ class Tally(TorchDispatchMode):
                 voxels = 1
                 for length in shape[2:]:
                     voxels *= length
-                yield voxels, size
+                if voxels:  # a halo may have none
+                    yield voxels, size
 
     def __torch_dispatch__(
         self,
@@ -56,9 +60,13 @@ class Tally(TorchDispatchMode):
         if key in self._living:
             return
         self._living[key] = (storage.nbytes(), tuple(tensor.shape))
+        device = str(tensor.device)
         self.held += storage.nbytes()
+        self.held_by[device] += storage.nbytes()
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._forget, key)
+        weakref.finalize(storage, self._forget, key, device)
 
-    def _forget(self, key: int) -> None:
-        self.held -= self._living.pop(key)[0]
+    def _forget(self, key: int, device: str) -> None:
+        size = self._living.pop(key)[0]
+        self.held -= size
+        self.held_by[device] -= size

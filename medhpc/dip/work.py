@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,29 @@ from medhpc.dip.measures import agreement
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.plan import need
-from medhpc.dip.problem import Problem, pose
+from medhpc.dip.problem import Problem, pose, space_of
 from medhpc.dip.results import RunRecord, Standing
+from medhpc.dip.share import Share
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.state import State
 from medhpc.errors import BadOption, NotEnoughMemory
-from medhpc.nets.files import read_tensors, write_tensors
+from medhpc.nets.files import read_about, read_tensors, write_tensors
+from medhpc.ranks.group import Ranks
 
 Array = NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """Results (runs, channels, z, y, x) in the volume's numbers, what is said of each part, the network's size."""
+
+    outputs: Array
+    records: list[RunRecord]
+    parameters: int
+
+
 class Work:
-    """The runs of one volume."""
+    """The runs of one volume, by one rank or several; the first one has all results, and files are its alone."""
 
     def __init__(
         self,
@@ -44,11 +55,14 @@ class Work:
         precision: str,
         checkpointed: int,
         folder: Path,
+        way_up: torch.device | None,
+        ranks: Ranks,
         progress: Callable[[Standing], None] | None,
     ) -> None:
         self.image, self.options, self.mask, self.truth = image, options, mask, truth
         self.data_range, self.device, self.precision = data_range, device, precision
-        self.checkpointed, self.folder, self.progress = checkpointed, folder, progress
+        self.checkpointed, self.folder, self.ranks, self.progress = checkpointed, folder, ranks, progress
+        self.way_up = way_up
         self.identity = {
             "options": options.as_json(),
             "volume": image.fingerprint,
@@ -57,52 +71,56 @@ class Work:
             "mask": None if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
         }
 
-    def all_runs(self) -> tuple[Array, list[RunRecord], int]:
-        """(runs, channels, z, y, x) in the volume's numbers, what is said of each run, and the network's size."""
-        results, records, parameters = [], [], 0
+    def all_runs(self) -> Done | None:
+        """All that the first rank has in the end; None on the others."""
         parts = list(self.image.parts())
-        for run in range(self.options.runs):
-            made = []
-            for number, channels in enumerate(parts):
-                output, record, parameters = self._one(number, channels, run, len(parts))
-                made.append(output)
-                records.append(record)
-            results.append(np.concatenate(made))
-        return np.stack(results), records, parameters
+        runs = [
+            [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
+            for run in range(self.options.runs)
+        ]
+        if not self.ranks.is_first:
+            return None
+        return Done(
+            outputs=np.stack([np.concatenate([output for output, _, _ in made]) for made in runs]),
+            records=[record for made in runs for _, record, _ in made],
+            parameters=runs[-1][-1][2],
+        )
 
-    def _one(self, number: int, channels: slice, run: int, parts: int) -> tuple[Array, RunRecord, int]:
-        """One descent, or what an earlier attempt made of it."""
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> Any:
+        """One descent, or what an earlier attempt made of it: output, record, parameters (None but on the first)."""
         name = f"part{number}-run{run}"
         done = self.folder / f"{name}.safetensors"
         place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
-        if done.exists():
-            tensors, about = read_tensors(done)
-            self._check(done, about)
-            return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
-        if place.path.exists():
-            self._check(place.path, read_tensors(place.path)[1])
-        output, record, parameters = self._descend(number, channels, run, parts, place)
-        about = {"identity": self.identity, "record": asdict(record), "parameters": parameters}
-        write_tensors(done, {"output": torch.from_numpy(output)}, about)
-        place.path.unlink(missing_ok=True)
-        return output, record, parameters
+        with self.ranks.agreed():
+            if self.ranks.is_first:
+                for path in (done, place.path):
+                    if path.exists():
+                        self._check(path, read_about(path))
+        if self.ranks.from_first(int(done.exists())):
+            return self._read(done) if self.ranks.is_first else None
+        found = self._descend(number, channels, run, parts, place)
+        with self.ranks.agreed():
+            if found is None:
+                return None
+            output, record, parameters = found
+            about = {"identity": self.identity, "record": asdict(record), "parameters": parameters}
+            write_tensors(done, {"output": torch.from_numpy(output)}, about)
+            place.path.unlink(missing_ok=True)
+        return found
+
+    def _read(self, done: Path) -> tuple[Array, RunRecord, int]:
+        tensors, about = read_tensors(done)
+        return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
 
     def _descend(
         self, number: int, channels: slice, run: int, parts: int, place: Place
-    ) -> tuple[Array, RunRecord, int]:
+    ) -> tuple[Array, RunRecord, int] | None:
+        """Output, record and parameters on the first rank; None on the others."""
         options, voxels = self.options, self.image.voxels[channels]
-        noise = self._noise(voxels)
-        stable = options.method == "r2r" and noise.kind == "rician"
-        truth = None if self.truth is None else self.truth[channels]
-        problem = pose(
-            to_stable(voxels, noise.sigma) if stable else voxels,
-            noise,
-            self.device,
-            mask=self.mask,
-            truth=truth,
-            data_range=self.data_range,
-        )
-        resumed_at = read_tensors(place.path)[1]["iteration"] if place.path.exists() else 0
+        with self.ranks.agreed():
+            noise = self._noise(voxels)
+            problem = self._problem(channels, noise)
+        resumed_at = read_about(place.path)["iteration"] if place.path.exists() and self.ranks.is_first else 0
         seed, part = options.seed + run, number + run * parts
         try:
             state = descend(
@@ -111,12 +129,16 @@ class Work:
                 seed,
                 precision=self.precision,
                 checkpointed=self.checkpointed,
+                way_up=self.way_up,
                 place=place,
                 progress=self._teller(part + 1, parts * options.runs),
             )
         except torch.OutOfMemoryError:
-            raise self._too_large(problem) from None
-        found = result_of(state)[0].cpu().numpy()  # (channels, space)
+            raise self._too_large() from None
+        whole = problem.share.whole(result_of(state))
+        if whole is None:
+            return None
+        found = whole[0].float().numpy()  # (channels, space)
         output = problem.scale.back(found if found.ndim == 4 else found[:, None])
         record = RunRecord(
             part=number,
@@ -131,13 +153,34 @@ class Work:
             residual_correlation=self._correlation(voxels, output),
             history=state.history,
         )
+        stable = self._is_stabilised(noise)
         return from_stable(output, noise.sigma) if stable else output, record, state.network.n_parameters
 
-    def _too_large(self, problem: Problem) -> NotEnoughMemory:
+    def _problem(self, channels: slice, noise: Noise) -> Problem:
+        """What this rank has of one part."""
+        voxels, factor = self.image.voxels[channels], self.options.factor
+        space = space_of(voxels.shape)
+        with torch.device("meta"):
+            network = self.options.network(len(space), len(voxels))
+        return pose(
+            to_stable(voxels, noise.sigma) if self._is_stabilised(noise) else voxels,
+            noise,
+            self.device,
+            mask=self.mask,
+            truth=None if self.truth is None else self.truth[channels],
+            data_range=self.data_range,
+            share=Share.of(self.ranks, space, factor, network),
+        )
+
+    def _is_stabilised(self, noise: Noise) -> bool:
+        """The noise of r2r is normal: where it is Rician, the image is transformed for it."""
+        return self.options.method == "r2r" and noise.kind == "rician"
+
+    def _too_large(self) -> NotEnoughMemory:
         """What it takes, and what would take the least."""
-        shape = tuple(problem.image.shape)
+        shape = self.image.problem_shape
         wanted, least = (
-            need(shape, self.options, precision, levels).peak / 2**30
+            need(shape, self.options, precision, levels, self.ranks.size).peak / 2**30
             for precision, levels in ((self.precision, self.checkpointed), ("bf16", 2))
         )
         return NotEnoughMemory(
@@ -159,7 +202,7 @@ class Work:
         return max(neighbour_correlation(one - other) for one, other in zip(voxels, output, strict=True))
 
     def _teller(self, part: int, parts: int) -> Callable[[int, int, State], None] | None:
-        if self.progress is None:
+        if self.progress is None or not self.ranks.is_first:
             return None
         tell = self.progress
 

@@ -149,7 +149,7 @@ def scripts(prepared: Prepared) -> dict[str, str]:
         site = prepared.site.of("infer" if step.kind == "repair" else step.kind)
         directives = directives_of(step, site, comment=prepared.submission.comment(step))
         values = values_of(step, site, command_of(site, here()))
-        texts[f"{step.name}.sbatch"] = render(_template(step.kind, site), directives, values)
+        texts[f"{step.name}.sbatch"] = render(template(TEMPLATES[step.kind], site), directives, values)
     return texts | {"submit.sh": driver(prepared.submission.steps)}
 
 
@@ -173,9 +173,10 @@ def templates() -> Path:
     return inside if inside.is_dir() else package.parent / "slurm_templates"
 
 
-def _template(kind: str, site: Site) -> str:
-    own = Path(site.templates or ".") / TEMPLATES[kind]
-    path = own if site.templates and own.exists() else templates() / TEMPLATES[kind]
+def template(name: str, site: Site) -> str:
+    """The text of a template: the site's own, where it has one."""
+    own = Path(site.templates or ".") / name
+    path = own if site.templates and own.exists() else templates() / name
     return path.read_text()
 
 

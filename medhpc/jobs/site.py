@@ -1,7 +1,7 @@
 """Settings of a site: what every job here asks for and how medhpc starts on a node, from ``site.toml``.
 
-The tables ``[plan]``, ``[infer]`` and ``[stitch]`` hold what one step asks for instead. The command line overrides
-sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file: both for all steps.
+The tables ``[plan]``, ``[infer]``, ``[stitch]`` and ``[dip]`` hold what one step asks for instead. The command line
+overrides sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file: both for all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from medhpc.jobs.site_keys import FOLDERS, KEYS, bytes_of, check
 FILE = "site.toml"
 VARIABLE = "MEDHPC_SITE"
 DEFAULT = "default"
-STEPS = {  # which have tables of their own
+STEPS = {  # of a chain
     "plan": "plans volumes",
     "infer": "computes tiles, and repairs",
     "stitch": "puts results together",
 }
+TABLES = {**STEPS, "dip": "denoises"}  # which have settings of their own
 SBATCH_VARIABLES = {
     "partition": "SBATCH_PARTITION",
     "account": "SBATCH_ACCOUNT",
@@ -72,7 +73,7 @@ class Site:
     extra : tuple of str
         Any other options of sbatch: ``--licenses=x``.
     steps : mapping of str to mapping
-        For the steps of :data:`STEPS`, the settings that replace these.
+        For the steps of :data:`TABLES`, the settings that replace these.
 
     Raises
     ------
@@ -183,7 +184,7 @@ def _read(path: Path, named: bool) -> tuple[dict[str, Any], dict[str, dict[str, 
         raise BadOption(f'{path} is not TOML: {error}; a line looks like: partition = "gpu"') from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise BadOption(f"{path} cannot be read ({error.strerror}); let {VARIABLE} name another file") from None
-    steps = {step: _table(content.pop(step), step, path) for step in STEPS if step in content}
+    steps = {step: _table(content.pop(step), step, path) for step in TABLES if step in content}
     return _all_checked(content, str(path)), steps
 
 
@@ -201,9 +202,9 @@ def _all_checked(table: Mapping[str, Any], origin: str) -> dict[str, Any]:
 def _checked(key: str, value: Any, origin: str) -> Any:
     """A value of a file or a variable as Site keeps it."""
     if key not in KEYS:
-        names = [name for name in (*KEYS, *STEPS) if name != key]  # a table in a table is no table
+        names = [name for name in (*KEYS, *TABLES) if name != key]  # a table in a table is no table
         near = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
-        hint = f"did you mean '{near[0]}'" if near else f"valid are {', '.join(KEYS)}, and tables {', '.join(STEPS)}"
+        hint = f"did you mean '{near[0]}'" if near else f"valid are {', '.join(KEYS)}, and tables {', '.join(TABLES)}"
         raise BadOption(f"{origin}: there is no setting '{key}'; {hint}")
     if isinstance(value, list):
         value = tuple(value)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from medhpc.errors import BadOption, NoSlurm, SlurmDown
 from medhpc.jobs import slurm
-from medhpc.jobs.site import STEPS, VARIABLE, site_path
+from medhpc.jobs.site import TABLES, VARIABLE, site_path
 from medhpc.jobs.site_keys import KEYS
 from medhpc.jobs.slurm import Association, Limits, Partition, Qos, as_time
 from medhpc.run.durable import write_durably
@@ -79,7 +79,7 @@ def ask_slurm() -> Answers:
 
 def site_text(answers: Answers | None) -> str:
     """The file, as TOML; without `answers` its examples are made up."""
-    entries = (_entry(key, answers) for key in (*KEYS, *STEPS))
+    entries = (_entry(key, answers) for key in (*KEYS, *TABLES))
     return "\n\n".join("\n".join(lines) for lines in (_head(answers), *entries)) + "\n"
 
 
@@ -173,6 +173,7 @@ ABOUT = {
     "plan": "What planning asks for instead: any setting from above. (Also as a table [plan] at the end of this file.)",
     "infer": "What computing tiles asks for instead, as where GPUs have a partition of their own.",
     "stitch": "What the stitch asks for instead.",
+    "dip": "What denoising asks for instead.",
 }
 
 EXAMPLES: dict[str, Value] = {
@@ -200,4 +201,5 @@ EXAMPLES: dict[str, Value] = {
     "plan": {"partition": "gpu", "qos": "short"},
     "infer": {"partition": "gpu", "gres": "gpu:1"},
     "stitch": {"partition": "cpu", "memory": "64G"},
+    "dip": {"partition": "gpu", "gres": "gpu:4"},
 }

@@ -13,6 +13,7 @@ OURS = (  # options of sbatch that medhpc sets for each job
     *(
         "no-requeue",
         "ntasks",
+        "ntasks-per-node",
         "open-mode",
         "output",
         "parsable",

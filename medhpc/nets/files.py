@@ -58,13 +58,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     BadNetwork
         Missing, a pickle, truncated, or without medhpc's metadata.
     """
+    return _read(path, tensors=True)
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     refuse_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("medhpc", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
     except PermissionError:
         raise NoPermission(f"{path}: no permission to read it") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
@@ -73,7 +77,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if not isinstance(about, dict):
         raise BadNetwork(f"{path}: a safetensors file without medhpc's description; expected one that medhpc saved")
-    return tensors, about
+    return found, about
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The metadata alone of what :func:`write_tensors` wrote.
+
+    Raises
+    ------
+    BadNetwork
+        As :func:`read_tensors`.
+    """
+    return _read(path, tensors=False)[1]
 
 
 def refuse_pickle(path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medhpc.nets.normalise import Total, alone, normalise
 from medhpc.nets.resample import lanczos2, pad_by_reflection
+from medhpc.nets.slabs import InSlabs, convolve, lanczos2_of_slab
 
 SLOPE = 0.2
 """Of LeakyReLU below zero."""
@@ -66,12 +67,12 @@ class Downsampling(nn.Sequential):
             super().__init__(convolved)
 
 
-class Lanczos2(nn.Module):
+class Lanczos2(InSlabs, nn.Module):
     """Lanczos filter of support 2, to half the resolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, space) -> half of every axis."""
-        return lanczos2(x, 2)
+        return lanczos2(x, 2) if self.cut is None else lanczos2_of_slab(x, 2, self.cut)
 
 
 def convolution(
@@ -92,21 +93,28 @@ def convolution(
     return kind(in_channels, out_channels, size, stride, bias=bias, reflected=reach)
 
 
-class _Reflecting:
+class _Reflecting(InSlabs):
     """A convolution that sees `reflected` voxels beyond each border, and whose weights are not drawn without memory.
 
     (To draw on device meta, torch would import its compiler, for seconds.)
     """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
 
     def __init__(self, *args: Any, reflected: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
         self.reflected = reflected
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.cut is not None and self.weight.shape[-1] > 1:
+            reflected = self.reflected > 0
+            return convolve(x, self.weight, self.bias, stride=self.stride[0], reflected=reflected, cut=self.cut)
         return super().forward(pad_by_reflection(x, self.reflected) if self.reflected else x)  # type: ignore[misc]
 
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # type: ignore[attr-defined]
+        if not self.weight.is_meta:
             super().reset_parameters()  # type: ignore[misc]
 
 

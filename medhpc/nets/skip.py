@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medhpc.errors import BadNetwork, NetworkMismatch
 from medhpc.nets.card import NetworkCard, default_classes
+from medhpc.nets.division import Division
 from medhpc.nets.files import save_network
 from medhpc.nets.layers import (
     ACTIVATIONS,
@@ -27,6 +28,7 @@ from medhpc.nets.layers import (
     convolution,
 )
 from medhpc.nets.resample import fill_by_reflection
+from medhpc.nets.slabs import InSlabs, upsample
 
 PerLevel = int | Sequence[int]
 
@@ -112,6 +114,8 @@ class Skip(nn.Module):
         self.sigmoid, self.checkpointed = sigmoid, checkpointed
         self.float32_up_to = 0
         """Levels whose shortest axis has no more voxels are computed in float32, also where autocast says otherwise."""
+        self.division: Division | None = None
+        """How several ranks share the work (see :func:`medhpc.nets.division.divide`); None for one alone."""
         _check(self)
         self.card = NetworkCard(classes=default_classes(out_channels))
         inputs = (in_channels, *self.down[:-1])
@@ -145,21 +149,25 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a batch of the input's shape but for the channels; no half floats where there is a sigmoid."""
-        space = x.shape[2:]
+        space = tuple(x.shape[2:])
         if len(space) != self.ndim or x.shape[1] != self.in_channels:
             raise NetworkMismatch(
                 f"input of {x.shape[1]} channels and {len(space)} axes for a {self.ndim}D network of "
                 f"{self.in_channels} channels"
             )
-        x = self._level(0, fill_by_reflection(x, self.filled_shape(space)))
-        result = self._unit(0)(self._ended, x)
+        filled = self.filled_shape(space) if self.division is None else self.division.filled_shape(self, space)
+        device = x.device
+        x = self._level(0, fill_by_reflection(x, filled))
+        result = self._unit(0)(self._ended, x).to(device)
         inside: tuple[slice | EllipsisType, ...] = (..., *(slice(n) for n in space))
         result = result[inside]
         return result.to(torch.promote_types(result.dtype, torch.float32)).sigmoid() if self.sigmoid else result
 
     def _level(self, number: int, x: Tensor) -> Tensor:
         """(N, channels, space) -> (N, up[number], space), before the last norm: this level and all below it."""
-        if min(x.shape[2:]) <= self.float32_up_to and torch.is_autocast_enabled(x.device.type):
+        space = tuple(x.shape[2:])
+        shortest = min(space) if self.division is None else self.division.shortest(number, space)
+        if shortest <= self.float32_up_to and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._level(number, x.float())
         level = self._at(number)
@@ -167,8 +175,16 @@ class Skip(nn.Module):
         deeper = level.descend(x, self._unit(number))
         finish: Callable[[Tensor], Tensor] = level.conv_norm
         if number + 1 < self.scales:
-            deeper, finish = self._level(number + 1, finish(deeper)), self._at(number + 1).finish
+            deeper, finish = self._below(number + 1, finish(deeper))
         return level.ascend(deeper, finish, aside, self._unit(number))
+
+    def _below(self, number: int, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What the levels from `number` on make of x, and what finishes it."""
+        finish = self._at(number).finish
+        if self.division is None or not self.division.begins_whole(number):
+            return self._level(number, x), finish
+        whole = finish(self._level(number, self.division.gather(number, x)))
+        return self.division.take(number, whole), nn.Identity()
 
     def _ended(self, x: Tensor) -> Tensor:
         result: Tensor = self.end(self._at(0).finish(x))
@@ -222,7 +238,7 @@ class Skip(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, ndim={self.ndim}, {self.n_parameters:,} parameters"
 
 
-class _Level(nn.Module):
+class _Level(InSlabs, nn.Module):
     """One level; `call` runs a unit, and decides what of it is kept for the backward pass."""
 
     def __init__(self, net: Skip, number: int, in_channels: int) -> None:
@@ -276,11 +292,17 @@ class _Level(nn.Module):
         return result
 
     def _merged(self, deeper: Tensor, finish: Callable[[Tensor], Tensor], aside: Tensor | None) -> Tensor:
-        x = F.interpolate(finish(deeper), scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
+        device = next(self.merge.parameters()).device  # another than that of the way down, where there are two
+        x = self._enlarged(finish(deeper).to(device))
         if aside is not None:
-            x = torch.cat([self.skip_norm(aside).to(x.dtype), x], 1)
+            x = torch.cat([self.skip_norm(aside.to(device)).to(x.dtype), x], 1)
         result: Tensor = self.merge(self.cat_norm(x))
         return result
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        if self.cut is None or self.mode == "nearest":
+            return F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=_align(self.mode))
+        return upsample(x, self.mode, self.cut)
 
     def _mixed(self, x: Tensor) -> Tensor:
         result: Tensor = self.mix(self.merge_norm(x))
