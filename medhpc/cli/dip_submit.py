@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from medhpc.dip.options import Options
     from medhpc.jobs.denoising import Denoising
 
-CORES = 8  # of a rank, unless told otherwise
 LIBRARIES = 2 * 2**30  # Python, torch, and what SLURM counts besides
 IMAGES = 12  # copies of the volume in float32, while it is read, measured and written
 
@@ -76,7 +75,7 @@ def _job(noisy: str, clean: str, chosen: Options, given: dict[str, Any]) -> Deno
         nodes=given["nodes"],
         ranks_per_node=max(gpus, 1),
         resources=Resources(
-            cpus=given["threads"] or CORES,
+            cpus=given["threads"] or 0,
             memory=_memory(noisy, chosen, given, ranks),
             seconds=int(given["time"]),
             gpus=1 if gpus else 0,

@@ -18,6 +18,8 @@ from medhpc.jobs.slurm import as_time
 from medhpc.run.durable import write_durably
 
 TEMPLATE = "dip.sbatch"
+CORES = 8
+"""Of a rank, where neither the user nor the site says."""
 WARNING = 120
 """Seconds before the end of a job at which the ranks are signalled, and write a checkpoint."""
 
@@ -35,7 +37,7 @@ class Denoising:
     nodes : int
     ranks_per_node : int
     resources : Resources
-        Of a rank: cores, memory, and a GPU or none; the time of the job.
+        Of a rank: cores (0 if nobody says), memory, and a GPU or none; the time of the job.
     """
 
     volume: str
@@ -76,7 +78,7 @@ def submit(job: Denoising, site: Site) -> str:
 
 def _directives(job: Denoising, site: Site) -> dict[str, str]:
     ranks, resources = job.ranks_per_node, job.resources
-    cpus, memory = site.cpus or resources.cpus, site.memory or resources.memory
+    cpus, memory = resources.cpus or site.cpus or CORES, site.memory or resources.memory
     if resources.gpus and site.gres and not site.gres.endswith(f":{ranks}"):
         raise BadOption(
             f"gres is {site.gres!r} at this site, but {ranks} GPUs of a node are asked for: give a table [dip]"

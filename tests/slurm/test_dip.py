@@ -56,3 +56,24 @@ def test_what_is_wrong_is_told_once_in_the_log(cluster: Cluster, noisy: Path, ca
     cluster.wait_for_jobs(120)
     log = (noisy.parent / f"clean.tif.dip-{job}.log").read_text()
     assert len([line for line in log.splitlines() if "medhpc: error: " in line and "none.tif" in line]) == 1, log
+
+
+def test_a_signal_writes_a_checkpoint_and_another_number_of_nodes_goes_on(cluster: Cluster, noisy: Path, capsys):
+    clean, long = noisy.with_name("clean.tif"), [*TINY[:-4], "--iterations", "600", "--stop", "none", *TINY[-2:]]
+    words = ["dip", str(noisy), str(clean), *long, "--submit", "--json"]
+    assert run_here([*words, "--nodes", "2"]) == 0
+    job = json.loads(capsys.readouterr().out)["job"]
+    log, checkpoint = (
+        noisy.parent / f"clean.tif.dip-{job}.log",
+        noisy.parent / ".clean.tif.dip/part0-run0.now.safetensors",
+    )
+    cluster.wait(lambda: log.exists() and "iteration" in log.read_text(), 90, "the descent has begun")
+    cluster.run("scancel", "--signal=USR1", job)  # as SLURM does before the time is up
+    cluster.wait(checkpoint.exists, 60, "a checkpoint is written")
+    cluster.run("scancel", job)
+    cluster.wait_for_jobs(60)
+    assert run_here([*words, "--nodes", "1"]) == 0
+    cluster.wait_for_jobs(120)
+    assert clean.exists() and not checkpoint.exists()
+    [run] = json.loads((noisy.parent / "clean.dip.json").read_text())["runs"]
+    assert 0 < run["resumed_at"] < run["iterations"] == 600
