@@ -16,7 +16,7 @@ from medhpc.dip import loss as losses
 from medhpc.dip import plan as plans
 from medhpc.dip.denoise import denoise
 from medhpc.dip.descent import begin, descend, inputs_of, look, result_of, take_step
-from medhpc.dip.draws import Draws, Purpose
+from medhpc.dip.draws import Draws, Planes, Purpose
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
@@ -121,6 +121,14 @@ def test_draws_depend_on_seed_purpose_iteration_and_plane_only():
     others += [draws.normal(purpose, first.shape, n) for purpose, n in ((Purpose.CODE, 4), (Purpose.INPUT_NOISE, 5))]
     planes = [first[:, :, 0], first[:, :, 1], *(other[:, :, 0] for other in others)]
     assert all(not torch.equal(a, b) for n, a in enumerate(planes) for b in planes[:n])
+
+
+def test_drawn_planes_are_those_of_the_whole():
+    draws = Draws(3, CPU)
+    whole = draws.normal(Purpose.CODE, (1, 2, 5, 6, 7), 1, Planes(axis=1, numbers=range(6)))
+    some = draws.normal(Purpose.CODE, (1, 2, 5, 3, 7), 1, Planes(axis=1, numbers=[4, 2, 2]))
+    assert torch.equal(some, whole[:, :, :, [4, 2, 2]])
+    assert draws.uniform(Purpose.CODE, (1, 2, 4, 6)).shape == (1, 2, 4, 6)
 
 
 def test_scaled_and_scaled_back():
