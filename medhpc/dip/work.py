@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from medhpc.nets.files import read_about, read_tensors, write_tensors
 from medhpc.ranks.group import Ranks
 
 Array = NDArray[np.float32]
+Made: TypeAlias = tuple[Array, RunRecord, int]
+"""Output (channels, z, y, x) of one descent, what is said of it, and the network's number of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +77,18 @@ class Work:
     def all_runs(self) -> Done | None:
         """All that the first rank has in the end; None on the others."""
         parts = list(self.image.parts())
-        runs = [
-            [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
-            for run in range(self.options.runs)
-        ]
-        if not self.ranks.is_first:
-            return None
-        return Done(
-            outputs=np.stack([np.concatenate([output for output, _, _ in made]) for made in runs]),
-            records=[record for made in runs for _, record, _ in made],
-            parameters=runs[-1][-1][2],
-        )
+        results, records, parameters = [], [], 0
+        for run in range(self.options.runs):
+            made = [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
+            ours = [one for one in made if one is not None]
+            if ours:
+                results.append(np.concatenate([output for output, _, _ in ours]))
+                records += [record for _, record, _ in ours]
+                parameters = ours[-1][2]
+        return Done(outputs=np.stack(results), records=records, parameters=parameters) if results else None
 
-    def _one(self, number: int, channels: slice, run: int, parts: int) -> Any:
-        """One descent, or what an earlier attempt made of it: output, record, parameters (None but on the first)."""
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> Made | None:
+        """One descent, or what an earlier attempt made of it; None on all ranks but the first."""
         name = f"part{number}-run{run}"
         done = self.folder / f"{name}.safetensors"
         place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
@@ -109,14 +109,12 @@ class Work:
             place.path.unlink(missing_ok=True)
         return found
 
-    def _read(self, done: Path) -> tuple[Array, RunRecord, int]:
+    def _read(self, done: Path) -> Made:
         tensors, about = read_tensors(done)
         return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
 
-    def _descend(
-        self, number: int, channels: slice, run: int, parts: int, place: Place
-    ) -> tuple[Array, RunRecord, int] | None:
-        """Output, record and parameters on the first rank; None on the others."""
+    def _descend(self, number: int, channels: slice, run: int, parts: int, place: Place) -> Made | None:
+        """None on all ranks but the first."""
         options, voxels = self.options, self.image.voxels[channels]
         with self.ranks.agreed():
             noise = self._noise(voxels)
