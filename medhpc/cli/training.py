@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import early, options, show
+from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
     from medhpc.train.planning import Choice
@@ -94,6 +95,7 @@ def train() -> None:
     show_default=True,
     help="Of the computing; weights stay float32.",
 )
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Patches per step; one for each rank unless given.")
 @options.threads
 @options.as_json
 def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> None:
@@ -111,6 +113,9 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
     With --plan, a few steps are measured on patches of several sizes. For each size it tells the depth that is trained
     well in the time given (25 steps a layer), seconds a step, steps in all, and the memory of maps and gradients.
 
+    Started by srun or torchrun, its ranks share the patches of a step (--batch): a step of as many patches as there are
+    ranks takes the time of one. But for rounding, the weights depend on --batch, not on the number of ranks.
+
     \b
       medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 10
       medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 60 --plan
@@ -119,17 +124,21 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
     if len(files) % 2:
         raise click.UsageError(f"{len(files)} files given; VOLUME and TRUTH come in pairs")
     pairs = list(zip(files[::2], files[1::2], strict=True))
-    for volume, _ in pairs:
-        early.check_volume(volume)
-    early.check_network_name(settings["out"])
+    if launched() is None:  # several ranks check together, so that one of them tells what is wrong
+        for volume, _ in pairs:
+            early.check_volume(volume)
+        early.check_network_name(settings["out"])
     if plan:
         _tell_plan(pairs, as_json, settings)
         return
+    from medhpc.ranks.group import joined
     from medhpc.train.msd import train_msd
 
     told: dict[str, Any] = {} if as_json else {"report": _tell, "say": click.echo}
-    with _progress(as_json) as progress:
-        result = train_msd(pairs, progress=progress, **told, **settings)
+    with joined(settings.pop("device")) as ranks, _progress(as_json) as progress:
+        result = train_msd(pairs, progress=progress, device=ranks.device, ranks=ranks, **told, **settings)
+    if not ranks.is_first:
+        return
     if as_json:
         show.as_json(result.as_dict())
     else:
@@ -140,7 +149,7 @@ def _tell_plan(pairs: Sequence[tuple[str, str]], as_json: bool, settings: Mappin
     from medhpc.train.options import options_of
     from medhpc.train.planning import plan_training
 
-    here = ("out", "resume", "device", "threads")
+    here = ("out", "resume", "device", "threads", "batch")
     options = options_of(pairs, **{name: value for name, value in settings.items() if name not in here})
     choices = plan_training(pairs, options, device=settings["device"], threads=settings["threads"])
     if as_json:

@@ -2,7 +2,8 @@
 
 A framework reaches 2 to 10 % of a CPU's peak on an MS-D network, for each layer has one output map. Here dilations
 take turns (:mod:`medhpc.nets.visits`), and 3 x 3 taps in (z, y) are computed by Winograd's F(4 x 4, 3 x 3) on the
-lattice of each dilation. The C++ is in ``src/``: ``convolve.h`` is where to begin.
+lattice of each dilation. Its backward pass is the transpose of that, tile by tile. The C++ is in ``src/``:
+``convolve.h`` is where to begin, then ``return_gradients.h``.
 """
 
 from medhpc.kernel.library import (

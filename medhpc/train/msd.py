@@ -6,6 +6,7 @@ to zero over the budget, batches of one patch, cross-entropy over the annotated 
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import time
@@ -16,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import medhpc
 from medhpc import engine as engines
@@ -27,6 +26,7 @@ from medhpc.geometry import Box, Index
 from medhpc.nets.card import NetworkCard
 from medhpc.nets.identity import Identity
 from medhpc.nets.msd import MSD
+from medhpc.ranks.group import ALONE, Ranks
 from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkpoint, saved_depth
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
@@ -35,7 +35,8 @@ from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.planning import choose_depth
 from medhpc.train.results import Standing, TrainingResult
-from medhpc.train.truth import IGNORE, NEAR_WEIGHT
+from medhpc.train.step import take_step
+from medhpc.train.truth import NEAR_WEIGHT
 from medhpc.train.window import object_window
 
 LEARNING_RATE = 1e-2
@@ -68,7 +69,9 @@ def train_msd(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    batch: int | None = None,
     threads: int | None = None,
+    ranks: Ranks = ALONE,
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[Standing], None] | None = None,
@@ -125,6 +128,11 @@ def train_msd(
         As in :func:`medhpc.engine.load`.
     precision : {"auto", "float32", "bfloat16", "float16"}
         Of the convolutions (weights stay float32); "auto" is float32 on a CPU, 16 bit on a GPU.
+    batch : int
+        Patches of a step, over whose losses the mean is taken; as many as `ranks` by default.
+    ranks : Ranks
+        Processes that share the patches of a step; see :func:`medhpc.ranks.group.joined`. They see the same files, and
+        the first one writes; but for rounding, the weights depend on `batch`, not on the number of ranks.
     resume : bool
         False removes a checkpoint that an earlier attempt left.
     progress : callable, optional
@@ -139,33 +147,39 @@ def train_msd(
     BadTruth, BadOption, BadNetwork, NonFinite
         Truth, options, name of the network, or volumes that cannot be used.
     """
-    out = check_name(out)
-    options = options_of(
-        pairs,
-        depth=depth,
-        width=width,
-        ndim=ndim,
-        radius=radius,
-        truth=truth,
-        background=background,
-        ignore=ignore,
-        classes=classes,
-        region=region,
-        voxel_size_um=voxel_size_um,
-        patch=patch,
-        normalize=normalize,
-        minutes=minutes,
-        steps=steps,
-        validation=validation,
-        seed=seed,
-        precision=precision,
-    )
-    if not resume:
-        checkpoint_path(out).unlink(missing_ok=True)
-    chosen = engines.load(Identity(), device=device, threads=threads).device
+    if not ranks.is_first:
+        progress = report = say = None
     with ExitStack() as files:
-        examples = open_examples(pairs, options, minimum_shape(options), files)
-        return _train(examples, options, out, chosen, progress, report, say)
+        with ranks.agreed():
+            out = check_name(out)
+            options = options_of(
+                pairs,
+                depth=depth,
+                width=width,
+                ndim=ndim,
+                radius=radius,
+                truth=truth,
+                background=background,
+                ignore=ignore,
+                classes=classes,
+                region=region,
+                voxel_size_um=voxel_size_um,
+                patch=patch,
+                normalize=normalize,
+                minutes=minutes,
+                steps=steps,
+                validation=validation,
+                seed=seed,
+                precision=precision,
+                batch=batch or ranks.size,
+            )
+            if options.batch < ranks.size:
+                raise BadOption(f"batch {options.batch} for {ranks.size} ranks: each needs a patch; start fewer")
+            if not resume and ranks.is_first:
+                checkpoint_path(out).unlink(missing_ok=True)
+            chosen = engines.load(Identity(), device=device, threads=threads).device
+            examples = open_examples(pairs, options, minimum_shape(options), files)
+        return _train(examples, options, out, chosen, ranks, progress, report, say)
 
 
 def _train(
@@ -173,6 +187,7 @@ def _train(
     options: Options,
     out: Path,
     device: torch.device,
+    ranks: Ranks,
     progress: Callable[[int, int], None] | None,
     report: Callable[[Standing], None] | None,
     say: Callable[[str], None] | None,
@@ -182,6 +197,7 @@ def _train(
     identity = {**options.as_json(), "volumes": [example.as_json() for example in examples]}
     known = saved_depth(out, identity)
     depth = known or choose_depth(examples, options, patch_of(examples[0], wanted), device)
+    depth = ranks.from_first(depth)  # each has measured its own
     state = begin(examples, options, depth, device)
     if known:
         restore(state, out)
@@ -194,28 +210,31 @@ def _train(
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
     began = time.perf_counter() - state.seconds
     saved = time.perf_counter()
-    with closing(patches(examples, wanted, options.seed, state.step)) as source:
+    mine = range(ranks.rank, options.batch, ranks.size)
+    with closing(patches(examples, wanted, options.seed, state.step, mine)) as source:
         while (spent := options.spent(state.step, state.seconds)) < 1:
-            image, targets = next(source)  # (c, z, y, x) float32; (z, y, x) uint8
             set_learning_rate(state, spent)
-            state.add_loss(take_step(state, image, targets, computed_in(options, device), weight))
-            state.seconds = time.perf_counter() - began
+            part = itertools.islice(source, len(mine))
+            state.add_loss(take_step(state, part, computed_in(options, device), weight, options.batch, ranks))
+            state.seconds = _seconds_since(began, ranks)
             spent = options.spent(state.step, state.seconds)
             if spent * JUDGEMENTS >= len(state.history) + 1:
                 state.enter(judge(judging, held_out, len(options.class_names)), spent)
-                state.seconds = time.perf_counter() - began
+                state.seconds = _seconds_since(began, ranks)
                 if report:
                     report(_standing(state, options))
             if progress:
                 progress(state.step, options.steps_in_all(state.step, state.seconds))
-            if time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
+            if ranks.is_first and time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
                 save_checkpoint(state, out, identity)
                 saved = time.perf_counter()
 
     state.network.load_state_dict(state.best)
+    result = _result(state, options, out, resumed_at, has_held_out=bool(held_out))
+    if not ranks.is_first:
+        return result
     state.network.card = _card(state, examples, options, identity)
     state.network.save(out)
-    result = _result(state, options, out, resumed_at, has_held_out=bool(held_out))
     draw_curve(result.curve, state.history, state.best_entry)
     if result.slices:
         draw_slices(result.slices, judging, held_out, options.class_names)
@@ -232,47 +251,6 @@ def begin(examples: Sequence[Example], options: Options, depth: int, device: tor
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=computed_in(options, device) == torch.float16)
     return State(network=network, optimizer=optimizer, scaler=scaler)
-
-
-def take_step(
-    state: State, image: np.ndarray, targets: np.ndarray, dtype: torch.dtype, object_weight: float = 1.0
-) -> float:
-    """Learn from one patch; returns its loss.
-
-    Parameters
-    ----------
-    state : State
-    image : (channels, z, y, x) float32
-        Normalised.
-    targets : (z, y, x) uint8
-        At least one voxel is not `IGNORE`.
-    dtype : torch.dtype
-        Of the convolutions; weights and sums stay float32.
-    object_weight : float
-        What a voxel of an object weighs in the loss, one of the background being 1.
-    """
-    device = next(state.network.parameters()).device
-    x = torch.from_numpy(image).to(device)  # (c, z, y, x)
-    y = torch.from_numpy(targets).to(device, torch.long)  # (z, y, x)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        scores = scores_of(state.network, x)  # (classes, z, y, x)
-    weights = torch.full((len(scores),), object_weight, device=device)
-    weights[0] = 1.0
-    # Mean over the voxels that count, each with the weight of its class.
-    loss = F.cross_entropy(scores.float()[None], y[None], weights, ignore_index=IGNORE)
-    state.optimizer.zero_grad()
-    state.scaler.scale(loss).backward()
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.step += 1
-    return loss.item()
-
-
-def scores_of(network: MSD, image: Tensor) -> Tensor:
-    """(c, z, y, x) -> (classes, z, y, x); for a 2D network, the planes are a batch."""
-    if network.ndim == 3:
-        return network(image[None])[0]
-    return network(image.transpose(0, 1)).transpose(0, 1)
 
 
 def set_learning_rate(state: State, spent: float) -> None:
@@ -292,6 +270,11 @@ def computed_in(options: Options, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _seconds_since(began: float, ranks: Ranks) -> float:
+    """By the first rank's clock: all end at the same step."""
+    return ranks.from_first(round(1e6 * (time.perf_counter() - began))) / 1e6
 
 
 # --- what is told --------------------------------------------------------------------------------

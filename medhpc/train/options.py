@@ -43,6 +43,7 @@ class Options:
     validation: float = 0.15
     seed: int = 0
     precision: str = "auto"
+    batch: int = 1
 
     def __post_init__(self) -> None:
         _check_choice("truth", self.truth, ("auto", "labels", "points"))
@@ -53,7 +54,7 @@ class Options:
             _check_choice("background", self.background, ("all", "near"))
         if not 0 <= self.validation <= 0.5:
             raise BadOption(f"validation {self.validation} is not a fraction from 0 (none) to 0.5")
-        for name in ("depth", "width", "radius", "minutes", "steps"):
+        for name in ("depth", "width", "radius", "minutes", "steps", "batch"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BadOption(f"{name} {value} is not above zero")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,8 +39,8 @@ def shortened(patch: Index, room: Index, rng: np.random.Generator) -> Index:
     return z, y, x
 
 
-def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int) -> Patch:
-    """Draw the patch of a step.
+def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int, sample: int = 0) -> Patch:
+    """Draw a patch of a step; the same one, whoever draws it.
 
     Half of the patches hold a random voxel of an object (of each class equally often), half a random voxel of the
     background, anywhere in their middle half. They are flipped along z, y and x at random, and y and x are exchanged
@@ -49,7 +50,7 @@ def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int)
     -------
     image, targets : (channels, z, y, x) float32 and (z, y, x) uint8
     """
-    rng = np.random.default_rng([seed, step])
+    rng = np.random.default_rng([seed, step, sample] if sample else [seed, step])
     example = examples[int(rng.integers(len(examples)))]
     objects = [number for number in example.anchors if number]
     pick_background = rng.random() < 0.5 and 0 in example.anchors
@@ -65,14 +66,16 @@ def draw_patch(examples: Sequence[Example], wanted: Index, seed: int, step: int)
     return image.copy(), targets.copy()  # torch takes no negative strides
 
 
-def patches(examples: Sequence[Example], wanted: Index, seed: int, step: int) -> Generator[Patch]:
-    """The patches of `step` and all later ones; the next is read while the last is learnt from."""
+def patches(
+    examples: Sequence[Example], wanted: Index, seed: int, step: int, samples: Sequence[int] = (0,)
+) -> Generator[Patch]:
+    """These samples of `step` and of all later ones; the next is read while the last is learnt from."""
+    numbers = ((later, sample) for later in itertools.count(step) for sample in samples)
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(draw_patch, examples, wanted, seed, step)
+        ahead = reader.submit(draw_patch, examples, wanted, seed, *next(numbers))
         while True:
             patch = ahead.result()
-            step += 1
-            ahead = reader.submit(draw_patch, examples, wanted, seed, step)
+            ahead = reader.submit(draw_patch, examples, wanted, seed, *next(numbers))
             yield patch
 
 

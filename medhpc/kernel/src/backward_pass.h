@@ -27,15 +27,13 @@ struct BackwardPass {
 
 inline std::vector<Real> mirrored_weights(const Architecture& net, const BackwardPass& pass, int first, int count,
                                           int outputs_z, int outputs_y) {
-    std::vector<Real> weights;
-    weights.reserve(components(outputs_z) * components(outputs_y) * pass.targets.size() * 3 * count);
-    for (int i = 0; i < components(outputs_z); i++)
-        for (int j = 0; j < components(outputs_y); j++)
-            for (int target : pass.targets)
-                for (int x = 2; x >= 0; x--)
-                    for (int source = first; source < first + count; source++)
-                        weights.push_back(
-                            in_component(net.kernel(target, source), net.dimensions, outputs_z, i, outputs_y, j, x));
+    const std::size_t stride = pass.targets.size() * 3 * count;
+    std::vector<Real> weights(components(outputs_z) * components(outputs_y) * stride);
+    Real* result = weights.data();
+    for (int target : pass.targets)
+        for (int x = 2; x >= 0; x--)
+            for (int source = first; source < first + count; source++)
+                transform_filter(net.kernel(target, source), net.dimensions, outputs_z, outputs_y, x, result++, stride);
     return weights;
 }
 

@@ -2,7 +2,6 @@
 //
 // The transform is over (z, y) and the same for each x, so that the transform of a reflected row is the reflected
 // transform. Vectors are reversed whole; what they write too much is scratch that nobody reads.
-// For gradients, the transpose: what has come to a place beyond an end is added to the place that it reflects.
 #pragma once
 
 #include "vector.h"
@@ -20,20 +19,6 @@ inline void continue_left(Real* first, int reach, bool reflected) {
 inline void continue_right(Real* last, int reach, bool reflected) {
     for (int i = 1; i <= reach; i += LANES) {
         store_anywhere(last + i, reflected ? reversed(load_anywhere(last - i - LANES + 1)) : Vector{});
-    }
-}
-
-// Reads round_up(reach, LANES) values before the first, which are zero beyond `reach`.
-inline void fold_left(Real* first, int reach) {
-    for (int i = 1; i <= reach; i += LANES) {
-        store_anywhere(first + i, load_anywhere(first + i) + reversed(load_anywhere(first - i - LANES + 1)));
-    }
-}
-
-inline void fold_right(Real* last, int reach) {
-    for (int i = 1; i <= reach; i += LANES) {
-        Real* inside = last - i - LANES + 1;
-        store_anywhere(inside, load_anywhere(inside) + reversed(load_anywhere(last + i)));
     }
 }
 

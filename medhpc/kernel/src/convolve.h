@@ -96,8 +96,7 @@ class TileOfPass {
             ptrdiff_t x = 0;
             for (int part = 0; part < parts; part++) {
                 const int columns = (tile_.vectors + part) / parts;
-                const ptrdiff_t first_tap = k * places.component + places.halo + x - pass_.dilation;
-                const Product product{scratch_.transformed.numbers + first_tap,
+                const Product product{scratch_.transformed.numbers + k * places.component + places.halo + x,
                                       places.channel,
                                       pass_.sources,
                                       pass_.dilation,

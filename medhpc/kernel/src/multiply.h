@@ -3,7 +3,7 @@
 //     product[target][x] = sum over maps and three taps in x of weight[map][tap][target] * source[map][x + (tap - 1) s]
 //
 // Loops: blocks of COLUMNS vectors of x; maps; taps; targets. K = 3 x 10 maps is short, but nothing is stored before
-// its end. Columns that only one tap reaches (beyond the ends of a row, in the backward pass) take that one.
+// its end.
 // Registers: TARGETS x COLUMNS sums, COLUMNS source vectors, one weight: (TARGETS + 1) COLUMNS + 1 <= all of them.
 // With 32 registers 9 or 8 or 7 x 3, 6 x 4, 5 x 5, up to 4 x 6; with 16 registers 6 or 5 x 2, 4 or 3 x 3, 2 x 5, 1 x 6.
 // Each source vector is loaded once for up to 9 multiply-adds, each weight for 3 or more: arithmetic is the limit.
@@ -50,31 +50,31 @@ class WantedRows {
 };
 
 struct Product {
-    const Real* source;       // component of the first map, where the first tap sees it from the block's first x
+    const Real* source;       // component of the first map, at the block's first x
     ptrdiff_t source_stride;  // from map to map
     int sources, dilation;
-    const Real* weights;  // [map][tap][target], from the first tap on
+    const Real* weights;  // [map][tap][target]
     Real* product;
     ptrdiff_t product_stride;  // from target to target
 };
 
-template <int TARGETS, int COLUMNS, int TAPS>
+template <int TARGETS, int COLUMNS>
 void multiply(const Product& p, const Wanted& wanted) {
     Vector sums[TARGETS][COLUMNS] = {};
     const Real* weight = p.weights;
     const Real* map = p.source;
-    for (int source = 0; source < p.sources; source++, map += p.source_stride, weight += 3 * TARGETS) {
+    for (int source = 0; source < p.sources; source++, map += p.source_stride) {
         for (int line = source; line < wanted.lines; line += p.sources) {
             for (int row = 0; row < wanted.count; row++) prefetch(wanted.rows[row] + line * LINE);
         }
-        UNROLLED for (int tap = 0; tap < TAPS; tap++) {
+        UNROLLED for (int tap = -1; tap <= 1; tap++, weight += TARGETS) {
             Vector values[COLUMNS];
             UNROLLED for (int x = 0; x < COLUMNS; x++) {
                 values[x] = load_anywhere(map + tap * p.dilation + x * LANES);
                 if (TARGETS > 1) keep_in_register(values[x]);
             }
             UNROLLED for (int target = 0; target < TARGETS; target++) {
-                const Vector factor = broadcast(weight[tap * TARGETS + target]);
+                const Vector factor = broadcast(weight[target]);
                 UNROLLED for (int x = 0; x < COLUMNS; x++) sums[target][x] += factor * values[x];
             }
         }
@@ -89,7 +89,7 @@ using Multiply = void (*)(const Product&, const Wanted&);
 
 template <int TARGETS, std::size_t... INDEX>
 constexpr std::array<Multiply, MOST_COLUMNS> by_columns(std::index_sequence<INDEX...>) {
-    return {multiply<TARGETS, std::min<int>(INDEX + 1, most_columns(TARGETS)), 3>...};
+    return {multiply<TARGETS, std::min<int>(INDEX + 1, most_columns(TARGETS))>...};
 }
 
 template <std::size_t... INDEX>
@@ -97,14 +97,7 @@ constexpr std::array<std::array<Multiply, MOST_COLUMNS>, MOST_TARGETS> by_target
     return {by_columns<INDEX + 1>(std::make_index_sequence<MOST_COLUMNS>())...};
 }
 
-template <std::size_t... INDEX>
-constexpr std::array<Multiply, MOST_TARGETS> with_one_tap(std::index_sequence<INDEX...>) {
-    return {multiply<INDEX + 1, 1, 1>...};
-}
-
 // [targets - 1][columns - 1]
 constexpr auto MULTIPLY = by_targets(std::make_index_sequence<MOST_TARGETS>());
-// [targets - 1]: one column, one tap
-constexpr auto MULTIPLY_ONE_TAP = with_one_tap(std::make_index_sequence<MOST_TARGETS>());
 
 }  // namespace

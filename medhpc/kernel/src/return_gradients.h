@@ -12,6 +12,7 @@
 
 #include "backward_pass.h"
 #include "correlate.h"
+#include "fold_product.h"
 #include "multiply.h"
 #include "scatter.h"
 #include "sources.h"
@@ -68,7 +69,6 @@ class TileOfBackwardPass {
         if (pass_.returns()) {
             find_rows();
             multiply_all(components(MZ) * components(MY));
-            if (maps_.layout.reflected) fold(components(MZ) * components(MY));
             for (int source = pass_.skipped; source < pass_.sources; source++) add_to<MZ, MY>(source);
         }
     }
@@ -158,47 +158,36 @@ class TileOfBackwardPass {
                 const Real* weights = pass_.weights[tile_.z.points == 4][tile_.y.points == 4][part].data() +
                                       k * pass_.targets.size() * 3 * size;
                 multiply_row(gradient, weights, size, product, scratch_.wanted.part(call++, calls, lines));
-                if (maps_.layout.reflected) multiply_beyond(gradient, weights, size, product);
+                if (maps_.layout.reflected) fold(gradient, weights, size, product);
                 product += size * places.channel;
             }
         }
     }
 
-    Product product_of(const Real* first_tap, const Real* weights, Real* product) const {
-        return {first_tap, targets_.channel, static_cast<int>(pass_.targets.size()),
-                pass_.dilation, weights, product, sources_.places().channel};
-    }
-
     void multiply_row(const Real* gradient, const Real* weights, int sources, Real* product, Wanted wanted) const {
+        const int targets = static_cast<int>(pass_.targets.size());
         const int parts = (tile_.vectors + most_columns(sources) - 1) / most_columns(sources);
         ptrdiff_t x = 0;
         for (int part = 0; part < parts; part++) {
             const int columns = (tile_.vectors + part) / parts;
-            const Product of_columns = product_of(gradient + x - pass_.dilation, weights, product + x);
+            const Product of_columns{gradient + x, targets_.channel, targets, pass_.dilation, weights,
+                                     product + x,  sources_.places().channel};
             MULTIPLY[sources - 1][columns - 1](of_columns, wanted);
             wanted.count = 0;
             x += columns * LANES;
         }
     }
 
-    // What gets to places outside, before the first x by the last tap and after the last by the first.
-    void multiply_beyond(const Real* gradient, const Real* weights, int sources, Real* product) const {
-        const int halo = targets_.halo, s = pass_.dilation, end = tile_.vectors * LANES;
-        for (int x = 0; x < halo; x += LANES) {
-            const Real* last_tap = weights + 2 * sources;
-            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + x - halo + s, last_tap, product + x - halo), {});
-            MULTIPLY_ONE_TAP[sources - 1](product_of(gradient + end + x - s, weights, product + end + x), {});
+    // Places before the first x are reached by the last tap, those after the last x by the first.
+    void fold(const Real* gradient, const Real* weights, int sources, Real* product) const {
+        const int targets = static_cast<int>(pass_.targets.size()), s = pass_.dilation, last = maps_.layout.width - 1;
+        const ptrdiff_t stride = sources_.places().channel;
+        for (int i = 1; i <= s; i += LANES) {
+            const Real* before = gradient + s - i - LANES + 1;
+            const Real* after = gradient + last + i - s;
+            FOLD[sources - 1]({before, targets_.channel, targets, weights + 2 * sources, product + i, stride});
+            FOLD[sources - 1]({after, targets_.channel, targets, weights, product + last - i - LANES + 1, stride});
         }
-    }
-
-    void fold(int count) {
-        const Components& places = sources_.places();
-        for (int k = 0; k < count; k++)
-            for (int source = pass_.skipped; source < pass_.sources; source++) {
-                Real* first = scratch_.transformed.numbers + k * places.component + source * places.channel + places.halo;
-                fold_left(first, pass_.dilation);
-                fold_right(first + maps_.layout.width - 1, pass_.dilation);
-            }
     }
 
     template <int MZ, int MY>

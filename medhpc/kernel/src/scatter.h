@@ -13,7 +13,7 @@ namespace {
 
 // products: x = 0 of the first component, the others are `stride` apart; rows: [components(MZ)][components(MY)].
 template <int MZ, int MY>
-void scatter(const Real* products, ptrdiff_t stride, int vectors, Real* const* rows) {
+APART void scatter(const Real* products, ptrdiff_t stride, int vectors, Real* const* rows) {
     constexpr int NZ = components(MZ), NY = components(MY), HALF = NZ == 6 ? 3 : NZ;
     for (int x = 0; x < vectors * LANES; x += LANES) {
         UNROLLED for (int half = 0; half < NZ; half += HALF) {

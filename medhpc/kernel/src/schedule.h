@@ -49,25 +49,30 @@ struct Pass {
     int reach() const { return groups.front().reach; }
 };
 
-// What x tap `x` of a kernel is in one component.
-inline Real in_component(const Real* kernel, int dimensions, int outputs_z, int i, int outputs_y, int j, int x) {
-    double sum = 0;
-    for (int z = 0; z < (dimensions == 3 ? 3 : 1); z++)
-        for (int y = 0; y < 3; y++)
-            sum += filter_factor(outputs_z, i, z) * filter_factor(outputs_y, j, y) * kernel[(z * 3 + y) * 3 + x];
-    return static_cast<Real>(sum);
+// Transform x tap `x` of a kernel: component k to result[k * stride].
+inline void transform_filter(const Real* kernel, int dimensions, int outputs_z, int outputs_y, int x, Real* result,
+                             ptrdiff_t stride) {
+    for (int i = 0; i < components(outputs_z); i++) {
+        double part[3] = {};  // of each y tap
+        for (int z = 0; z < (dimensions == 3 ? 3 : 1); z++)
+            for (int y = 0; y < 3; y++) part[y] += filter_factor(outputs_z, i, z) * kernel[(z * 3 + y) * 3 + x];
+        for (int j = 0; j < components(outputs_y); j++, result += stride) {
+            double sum = 0;
+            for (int y = 0; y < 3; y++) sum += filter_factor(outputs_y, j, y) * part[y];
+            *result = static_cast<Real>(sum);
+        }
+    }
 }
 
 inline std::vector<Real> transformed_weights(const Architecture& net, const Pass& pass,
                                               const std::vector<int>& targets, int outputs_z, int outputs_y) {
-    std::vector<Real> weights;
-    for (int i = 0; i < components(outputs_z); i++)
-        for (int j = 0; j < components(outputs_y); j++)
-            for (int source = pass.first_source; source < pass.first_source + pass.sources; source++)
-                for (int x = 0; x < 3; x++)
-                    for (int target : targets)
-                        weights.push_back(
-                            in_component(net.kernel(target, source), net.dimensions, outputs_z, i, outputs_y, j, x));
+    const std::size_t stride = pass.sources * 3 * targets.size();
+    std::vector<Real> weights(components(outputs_z) * components(outputs_y) * stride);
+    Real* result = weights.data();
+    for (int source = pass.first_source; source < pass.first_source + pass.sources; source++)
+        for (int x = 0; x < 3; x++)
+            for (int target : targets)
+                transform_filter(net.kernel(target, source), net.dimensions, outputs_z, outputs_y, x, result++, stride);
     return weights;
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 // rows: [MZ][MY] pointers to x = 0; result: x = 0 of the first component, the others are `stride` apart.
 template <int MZ, int MY>
-void transform_gradient(const Real* const* rows, int vectors, int halo, Real* result, ptrdiff_t stride) {
+APART void transform_gradient(const Real* const* rows, int vectors, int halo, Real* result, ptrdiff_t stride) {
     constexpr int NZ = components(MZ), NY = components(MY);
     for (int x = 0; x < vectors * LANES; x += LANES) {
         Vector part[MZ][NY];

@@ -82,6 +82,9 @@ inline void prefetch(const Real* line) { __builtin_prefetch(line, 0, 2); }
 
 constexpr ptrdiff_t round_up(ptrdiff_t number, ptrdiff_t step) { return (number + step - 1) / step * step; }
 
+// Not inlined: GCC 12 makes better code of some loops by themselves (25 % of the time of all backward operations).
+#define APART __attribute__((noinline))
+
 #define UNROLLED _Pragma("GCC unroll 16")
 
 }  // namespace
