@@ -107,7 +107,7 @@ class SlurmDown(MedhpcError):
 
 
 class RunBusy(MedhpcError):
-    """Jobs of the run are live, or are being submitted."""
+    """Jobs of the run are live or are being submitted, or another process writes the same file."""
 
 
 class NothingToDo(MedhpcError):

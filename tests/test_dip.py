@@ -11,20 +11,22 @@ import pytest
 import torch
 
 from medhpc.cli.main import run_here
-from medhpc.dip import descent, precision, work
+from medhpc.dip import descent, memory, precision, work
 from medhpc.dip import loss as losses
 from medhpc.dip import plan as plans
 from medhpc.dip.denoise import denoise
 from medhpc.dip.descent import begin, descend, inputs_of, look, result_of, take_step
 from medhpc.dip.draws import Draws, Planes, Purpose
+from medhpc.dip.files import Files
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.problem import held_out, pose
 from medhpc.dip.share import Share
 from medhpc.dip.stabilise import from_stable, to_stable
 from medhpc.dip.tally import Tally
-from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory
+from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory, RunBusy
 from medhpc.geometry import Box
+from medhpc.nets.files import read_about
 from medhpc.volume import create_volume, open_volume
 
 torch.set_num_threads(1)
@@ -452,19 +454,110 @@ def test_too_little_memory_is_told_with_what_fits(tmp_path, monkeypatch):
         denoise(path, tmp_path / "b.tif", options=Options(**TINY), **QUICK)
 
 
+def test_a_cpu_without_memory_says_so_as_a_gpu_does(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(work, "descend", full)
+    path = store(tmp_path / "a.tif", smooth((8, 9, 10)))
+    with pytest.raises(NotEnoughMemory, match="more than this device has: --precision bf16 --checkpoint 2 takes"):
+        denoise(path, tmp_path / "b.tif", options=Options(**TINY), **QUICK)
+
+
+def test_what_cannot_fit_is_refused_before_it_starts(tmp_path, monkeypatch):
+    path = store(tmp_path / "a.tif", smooth((8, 9, 10)))
+    with pytest.raises(
+        NotEnoughMemory, match="take 638 GiB, more than .* GiB are free: --preset small takes .* MiB, fewer --scales"
+    ):
+        denoise(path, tmp_path / "b.tif", options=Options(preset="small", scales=10), **QUICK)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100_000)
+    with pytest.raises(NotEnoughMemory, match="more than 0.0954 MiB are free: .*fewer --scales"):
+        denoise(path, tmp_path / "b.tif", options=Options(**TINY), **QUICK)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_memory_that_is_free_is_less_than_the_machine_has():
+    assert 2**27 < memory.free_bytes() < 2**60
+
+
+def test_two_at_once_into_one_file_exclude_each_other(tmp_path):
+    path, out = store(tmp_path / "a.tif", smooth((8, 9, 10))), tmp_path / "b.tif"
+    with Files(out, path).held(anew=False), pytest.raises(RunBusy, match="another medhpc dip writes"):
+        denoise(path, out, options=Options(iterations=1, **TINY), **QUICK)
+    assert list(tmp_path.iterdir()) == [path]
+    denoise(path, out, options=Options(iterations=1, **TINY), **QUICK)
+    assert out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_it_keeps_the_iteration_that_it_is_at(tmp_path, number):
+    path, out = store(tmp_path / "a.tif", noisy(smooth((8, 9, 10)))), tmp_path / "b.tif"
+    ended = []
+    before = signal.signal(number, lambda *_: ended.append(True))
+
+    def tell(standing):
+        if standing.iteration == 3 or ended:
+            assert not ended, "it went on"
+            signal.raise_signal(number)
+
+    try:
+        with pytest.raises(AssertionError, match="it went on"):  # the handler of this test does not end it
+            denoise(path, out, options=Options(iterations=20, **TINY), progress=tell, **QUICK)
+    finally:
+        signal.signal(number, before)
+    assert ended == [True]
+    assert read_about(tmp_path / ".b.tif.dip" / "part0-run0.now.safetensors")["iteration"] == 4
+    result = denoise(path, out, options=Options(iterations=20, **TINY), **QUICK)
+    assert result.runs[0].resumed_at == 4
+
+
+def test_a_noise_level_that_is_not_that_of_the_image_is_told(tmp_path):
+    clean = smooth((16, 16, 16))
+    path, truth = store(tmp_path / "a.tif", noisy(clean)), store(tmp_path / "t.tif", clean)
+    options = {**TINY, "method": "r2r", "iterations": 2}
+    wrong = denoise(path, tmp_path / "b.tif", options=Options(sigma=300.0, **options), truth=truth, **QUICK)
+    assert any("sigma 300 was given" in note and "r2r loses" in note for note in wrong.notes)
+    assert any("further from the truth" in note for note in wrong.notes)
+    assert wrong.runs[0].measured == pytest.approx(120, rel=0.1)
+    right = denoise(path, tmp_path / "c.tif", options=Options(sigma=120.0, **options), **QUICK)
+    assert not any("was given" in note for note in right.notes)
+
+
+def test_what_a_mask_leaves_out_may_be_anything(tmp_path):
+    clean = noisy(smooth((8, 9, 10)))
+    known = np.ones(clean.shape, np.uint8)
+    clean[2:4, 3, 3:5], known[2:4, 3, 3:5] = np.nan, 0
+    clean[5, 5, 5], known[5, 5, 5] = np.inf, 0
+    path, mask = store(tmp_path / "a.tif", clean), store(tmp_path / "m.tif", known)
+    result = denoise(path, tmp_path / "b.tif", options=Options(iterations=2, **TINY), mask=mask, **QUICK)
+    assert np.isfinite(stored(tmp_path / "b.tif")).all()
+    assert 0 < result.runs[0].sigma < 1000
+    json.loads(result.history.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_the_truth_of_one_channel_may_have_them_all(tmp_path):
+    image = np.stack([smooth((6, 7, 8), seed) for seed in range(2)])
+    path, truth = store(tmp_path / "a.tif", noisy(image)), store(tmp_path / "t.tif", image)
+    result = denoise(path, tmp_path / "b.tif", options=Options(iterations=1, **TINY), channel=1, truth=truth, **QUICK)
+    assert result.psnr_noisy > 10
+    with pytest.raises(BadTruth, match="expected 12 x 14 x 16 and 1, 2 times as fine"):
+        finer = Options(iterations=1, factor=2, **TINY)
+        denoise(path, tmp_path / "c.tif", options=finer, channel=1, truth=truth, **QUICK)
+
+
 def test_bad_input_is_one_line(tmp_path):
     image = smooth((6, 7, 8))
     good = store(tmp_path / "good.tif", image)
     holey = image.copy()
     holey[2, 3, 4] = np.nan
     out = tmp_path / "out.tif"
-    with pytest.raises(NonFinite, match="NaN"):
+    with pytest.raises(NonFinite, match="1 of 336 voxels are NaN"):
         denoise(store(tmp_path / "nan.tif", holey), out, options=Options(**TINY), **QUICK)
     with pytest.raises(BadOption, match="one value"):
         denoise(store(tmp_path / "flat.tif", image * 0 + 5), out, options=Options(**TINY), **QUICK)
-    with pytest.raises(BadOption, match="mask of 1 x"):
+    with pytest.raises(BadOption, match="a mask of 3 x 7 x 8 voxels"):
         denoise(good, out, mask=store(tmp_path / "mask.tif", image[:3]), **QUICK)
-    with pytest.raises(BadTruth, match="expected 1 x"):
+    with pytest.raises(BadTruth, match="expected 6 x 7 x 8 and 1"):
         denoise(good, out, truth=store(tmp_path / "truth.tif", image[:3]), **QUICK)
     with pytest.raises(BadOption, match="mask is zero"):
         denoise(good, out, mask=store(tmp_path / "none.tif", image * 0), **QUICK)
@@ -472,6 +565,16 @@ def test_bad_input_is_one_line(tmp_path):
         denoise(good, out, mask=good, options=Options(method="r2r"), **QUICK)
     with pytest.raises(BadOption, match="without mask and factor"):
         denoise(good, out, options=Options(factor=2), compare=True, **QUICK)
+    with pytest.raises(BadOption, match="compare needs a truth"):
+        denoise(good, out, compare=True, **QUICK)
+    with pytest.raises(BadOption, match="data range needs a truth"):
+        denoise(good, out, data_range=1.0, **QUICK)
+    with pytest.raises(BadOption, match="checkpoint 3: the network has 2 levels"):
+        denoise(good, out, options=Options(**TINY), checkpointed=3, **QUICK)
+    with pytest.raises(BadTruth, match="NaN or infinity in the truth"):
+        denoise(good, out, truth=store(tmp_path / "t.tif", holey), **QUICK)
+    with pytest.raises(BadOption, match="NaN or infinity in the mask"):
+        denoise(good, out, mask=store(tmp_path / "m.tif", holey), **QUICK)
     assert not list(tmp_path.glob(".*")) and not out.exists()
     for wrong in ({"method": "x"}, {"iterations": 0}, {"factor": 3}, {"tv": -1}, {"method": "r2r", "factor": 2}):
         with pytest.raises(BadOption):
@@ -483,7 +586,7 @@ def test_bad_input_is_one_line(tmp_path):
 
 def test_as_few_levels_are_computed_twice_as_the_memory_needs():
     options, shape = Options(channels=16, scales=3), (1, 1, 64, 64, 64)
-    needs = [plans.need(shape, options, "fp32", levels).peak + plans.WORKSPACE for levels in (0, 2, 3)]
+    needs = [plans.need(shape, options, "fp32", levels).peak for levels in (0, 2, 3)]
     assert needs[0] > needs[1] > needs[2]
     chosen = [plans.levels_to_save(shape, options, "fp32", free) for free in (*needs, needs[2] - 1)]
     assert chosen == [0, 2, 3, 3]
@@ -532,7 +635,23 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert run_here(["dip", "noisy.nii.gz", "clean.nii.gz", *network, "--iterations", "20", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     assert "gaussian, sigma" in printed and "20 iterations" in printed
-    assert run_here(["dip", "noisy.nii.gz", "b.nii.gz", *network, "--iterations", "5", "--json", "--compare"]) == 0
+    assert (
+        run_here(
+            [
+                "dip",
+                "noisy.nii.gz",
+                "b.nii.gz",
+                *network,
+                "--iterations",
+                "5",
+                "--json",
+                "--compare",
+                "--truth",
+                "clean.nii.gz",
+            ]
+        )
+        == 0
+    )
     about = json.loads(capsys.readouterr().out)
     assert about["runs"][0]["iterations"] == 5 and len(about["compared"]) == 2
     assert run_here(["dip-plan", "noisy.nii.gz", *network]) == 0
@@ -540,5 +659,8 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert "TFLOP per iteration" in printed and "--gres gpu:1" in printed
     assert run_here(["dip-plan", "noisy.nii.gz", *network, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["needs"]) == 4
+    assert run_here(["dip-plan", "noisy.nii.gz", *network, "--precision", "fp16", "--checkpoint", "1", "--json"]) == 0
+    (only,) = json.loads(capsys.readouterr().out)["needs"]
+    assert (only["precision"], only["checkpointed"]) == ("fp16", 1)
     assert run_here(["dip", "noisy.nii.gz", "c.nii.gz", "--method", "r2r", "--factor", "2"]) == 2
     assert "factor needs method dip" in capsys.readouterr().err

@@ -262,7 +262,7 @@ def test_killed_and_resumed_with_another_number_of_ranks(noisy, tmp_path):
     processes[1].send_signal(signal.SIGUSR1)  # any of them
     (marks / "beyond-12").touch()
     wait_for(marks / "at-20")
-    [checkpoint] = (tmp_path / ".clean.nii.gz.dip").iterdir()
+    [checkpoint] = (tmp_path / ".clean.nii.gz.dip").glob("part*")
     assert checkpoint.name == "part0-run0.now.safetensors"
     processes[2].kill()
     (marks / "beyond-20").touch()
@@ -296,7 +296,7 @@ def test_bad_input_is_one_line_of_one_rank(tmp_path):
             writer.write(0, image)
     for name, words, line in (
         ("good.tif", [], "3 ranks for 6 planes: each needs 4 at least"),
-        ("holey.tif", [], "NaN or infinity"),
+        ("holey.tif", [], "NaN or infinite"),
         ("none.tif", [], "none.tif"),
     ):
         results = ended(start(3, "dip", str(tmp_path / name), str(tmp_path / "out.tif"), *TINY, *words))

@@ -17,6 +17,7 @@ from medhpc.ranks.launch import launched
 if TYPE_CHECKING:
     from medhpc.dip.options import Options
     from medhpc.dip.results import DipResult, Standing
+    from medhpc.ranks.group import Ranks
 
 LIVE_SECONDS = 0.5  # between two lines on a terminal, each in place of the one before
 
@@ -43,7 +44,7 @@ network = options.together(
         type=click.Choice(["1", "2", "4"]),
         default="1",
         show_default=True,
-        help="Make an image that is so many times finer along each axis.",
+        help="Make an image that is so many times finer along each axis (method dip).",
     ),
     click.option(
         "--precision",
@@ -66,7 +67,12 @@ network = options.together(
 @click.argument("noisy")
 @click.argument("clean")
 @network
-@click.option("--iterations", type=click.IntRange(1), metavar="N", help="At most so many; the preset's unless given.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1),
+    metavar="N",
+    help="At most so many (default: paper 3000, small 1000, r2r 400).",
+)
 @click.option(
     "--noise",
     type=click.Choice(["auto", "gaussian", "rician"]),
@@ -75,7 +81,10 @@ network = options.together(
     help="Rician is that of MR magnitude images; auto looks at the air around the body.",
 )
 @click.option(
-    "--sigma", type=click.FloatRange(0, min_open=True), metavar="S", help="Noise level in the volume's numbers."
+    "--sigma",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Noise level in the volume's numbers; measured unless given.",
 )
 @click.option(
     "--stop",
@@ -95,7 +104,9 @@ network = options.together(
     metavar="K",
     help="Average of so many runs, with their standard deviation as CLEAN.std.",
 )
-@click.option("--mask", metavar="M", help="Volume of known voxels; where it is zero, the image is restored.")
+@click.option(
+    "--mask", metavar="M", help="Volume of known voxels; where it is zero, the image is restored (method dip)."
+)
 @click.option("--truth", metavar="T", help="Volume without noise: curves of PSNR and SSIM.")
 @click.option(
     "--data-range",
@@ -103,7 +114,7 @@ network = options.together(
     metavar="R",
     help="What PSNR is relative to; the range of the truth unless given.",
 )
-@click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it.")
+@click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it, tuned by --truth.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
 @click.option(
@@ -143,8 +154,11 @@ def dip(
     """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
 
     Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
-    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes; on SIGUSR1 it writes
-    a checkpoint.
+    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes from its last minute;
+    Ctrl-C and SIGTERM end it behind an iteration with nothing lost, SIGUSR1 writes a checkpoint.
+
+    Said while it runs: loss, the squared error against the noisy image (1: its range); EMV, the variance of the last
+    outputs, which falls while the image is learnt and rises when noise is.
 
     Started by srun or torchrun, or with --submit, its ranks share the volume: each has a slab of it, and the result
     does not depend on their number.
@@ -169,6 +183,7 @@ def dip(
     with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
             chosen = options_of(settings)
+            _advise(chosen, ranks)
         result = denoise(
             noisy,
             clean,
@@ -199,6 +214,18 @@ def options_of(settings: dict[str, Any]) -> Options:
     from medhpc.dip.options import Options
 
     return Options(**{**settings, "factor": int(settings["factor"])})
+
+
+def _advise(chosen: Options, ranks: Ranks) -> None:
+    """Say what will take very long."""
+    from medhpc import engine
+    from medhpc.nets.identity import Identity
+
+    on_cpu = engine.load(Identity(), device=ranks.device).device.type == "cpu"
+    if on_cpu and ranks.is_first and chosen.preset == "paper" and chosen.channels is None:
+        click.echo(
+            "note: the preset paper is for GPUs; on a CPU, --preset small takes minutes in place of hours", err=True
+        )
 
 
 @contextmanager
@@ -236,8 +263,9 @@ def _print(result: DipResult) -> None:
     seconds = sum(run.seconds for run in result.runs)
     iterations = sum(run.iterations for run in result.runs)
     first = result.runs[0]
+    volumes = len({run.part for run in result.runs})
     lines = {
-        "clean": f"{result.clean}\n{show.shape(result.shape)} voxels",
+        "clean": f"{result.clean}\n{show.shape(result.shape)} voxels" + (f", {volumes} volumes" * (volumes > 1)),
         "network": f"{result.parameters:,} parameters",
         "noise": f"{first.noise}, sigma {first.sigma:.4g}",
         "taken": f"{iterations:,} iterations in {show.duration(seconds)} ({_where(result)}, {result.precision})",
@@ -251,6 +279,7 @@ def _print(result: DipResult) -> None:
         lines["deviation"] = f"{result.deviation}, of {len({run.seed for run in result.runs})} runs"
     if result.psnr is not None:
         lines["PSNR"] = f"{_decibels(result.psnr)}, of NOISY {_decibels(result.psnr_noisy)}"
+        lines["SSIM"] = show.number(result.ssim)
     show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
     if result.compared:
         click.echo(show.table([_row(row) for row in _methods(result, seconds)]))

@@ -43,6 +43,8 @@ class Numbers(click.ParamType):
 def dip_plan(volume: str, ranks: tuple[int, ...], channel: int | None, as_json: bool, **settings: Any) -> None:
     """Say how much memory and computing `dip` takes for VOLUME; no GPU is needed to know, and no voxel is read.
 
+    Unless --precision or --checkpoint say which, several are told. A CPU takes as much memory as a GPU.
+
     \b
       medhpc dip-plan head.nii.gz
       medhpc dip-plan head.nii.gz --ranks 1,2,4,8
@@ -50,8 +52,14 @@ def dip_plan(volume: str, ranks: tuple[int, ...], channel: int | None, as_json: 
     early.check_volume(volume, channel, series=True)
     from medhpc.dip.plan import plan
 
-    del settings["checkpoint"], settings["precision"]  # all of them are told
-    found = plan(volume, options_of(settings), channel=channel, ranks=ranks)
+    checkpoint = settings.pop("checkpoint")
+    found = plan(
+        volume,
+        options_of(settings),
+        channel=channel,
+        ranks=ranks,
+        checkpointed=None if checkpoint is None else (checkpoint,),
+    )
     if as_json:
         show.as_json(found.as_dict())
     else:
@@ -64,7 +72,8 @@ def _print_plan(plan: Plan) -> None:
         {
             "volume": f"{plan.volume}\n{show.shape(plan.shape)} voxels, computed as {show.shape(plan.filled)}",
             "network": f"{plan.parameters:,} parameters on {plan.levels} levels",
-            "work": f"{plan.flops / 1e12:.3g} TFLOP per iteration",
+            "work": f"{plan.flops / 1e12:.3g} TFLOP per iteration, {plan.flops * plan.iterations / 1e15:.3g} PFLOP in "
+            f"{plan.iterations:,} iterations" + (f", for each of {plan.parts} volumes" if plan.parts > 1 else ""),
         }
     )
     click.echo(show.table([{**_plan_row(need), "ask for": need.ask} for need in plan.needs]))

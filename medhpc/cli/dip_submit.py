@@ -87,7 +87,7 @@ def _memory(noisy: str, chosen: Options, given: dict[str, Any], ranks: int) -> i
     """Of one rank on its node; refuses more ranks than there are slabs."""
     from medhpc.dip.plan import image_shape, largest_share, need
 
-    shape = image_shape(noisy, given["channel"])
+    shape, _ = image_shape(noisy, given["channel"])
     images = IMAGES * 4
     for length in shape:
         images *= length

@@ -79,7 +79,7 @@ def size(count: float) -> str:
 
 def memory(count: float) -> str:
     """Bytes of memory, in the powers of 1024 that ``--memory`` and SLURM mean."""
-    return f"{count / 2**30:.3g} GiB"
+    return f"{count / 2**40:.3g} TiB" if count >= 2**40 else f"{count / 2**30:.3g} GiB"
 
 
 def duration(seconds: float | None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,23 @@ import torch
 from numpy.typing import NDArray
 
 from medhpc import engine as engines
-from medhpc.dip.files import Files, Image, open_image, read_like, write_like
+from medhpc.dip.files import Files, Image, open_image, read_mask, read_truth, write_like
+from medhpc.dip.memory import levels_that_fit
 from medhpc.dip.noise import WHITE
 from medhpc.dip.options import Options
 from medhpc.dip.pictures import draw
-from medhpc.dip.plan import levels_to_save
 from medhpc.dip.precision import settle
-from medhpc.dip.results import DipResult, RunRecord, Standing
+from medhpc.dip.results import DipResult, Standing
 from medhpc.dip.work import Done, Work
-from medhpc.errors import BadOption, MedhpcError, NoDevice
+from medhpc.errors import BadOption, NoDevice, NonFinite
 from medhpc.nets.identity import Identity
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
 
 Array = NDArray[np.float32]
+
+NEAR = 0.15
+"""A noise level that is given differs from what is measured by less than this share, or the user is told."""
 
 
 def denoise(
@@ -97,50 +100,69 @@ def denoise(
         BadOption, NonFinite and those of volumes.
     """
     options = options or Options()
-    with ranks.agreed():
-        files = Files(clean, noisy)
-        _check(options, mask, compare)
-        image = open_image(noisy, channel)
-        chosen = engines.load(Identity(), device=device, threads=threads).device
-        precision = settle(options.precision, chosen)
-        levels = _levels(image, options, precision, chosen, ranks.size) if checkpointed is None else checkpointed
-        fine = image.fine_shape(options.factor)
-        work = Work(
-            image=image,
-            options=options,
-            mask=None if mask is None else read_like(mask, image.shape, "mask")[0] > 0,
-            truth=None if truth is None else read_like(truth, fine, "truth", image.channels),
-            data_range=data_range,
-            device=chosen,
-            precision=precision,
-            checkpointed=levels,
-            folder=files.work,
-            way_up=_other_device(chosen, ranks) if parallel == "layers" else None,
-            ranks=ranks,
-            progress=progress,
-        )
-        if ranks.is_first:
-            if not resume:
-                shutil.rmtree(files.work, ignore_errors=True)
-            files.work.mkdir(exist_ok=True)
-    work.checkpointed = ranks.most(levels)  # all compute alike, whatever is free on their GPUs
-    try:
+    with ExitStack() as until_done:
+        with ranks.agreed():
+            files = Files(clean, noisy)
+            _check(options, mask, truth, data_range, compare, checkpointed)
+            image = open_image(noisy, channel)
+            known = None if mask is None else read_mask(mask, image.shape)
+            if known is not None:
+                image = image.filled_outside(known)
+            _check_finite(noisy, image)
+            chosen = engines.load(Identity(), device=device, threads=threads).device
+            precision = settle(options.precision, chosen)
+            work = Work(
+                image=image,
+                options=options,
+                mask=known,
+                truth=None if truth is None else read_truth(truth, image, options.factor, channel),
+                data_range=data_range,
+                device=chosen,
+                precision=precision,
+                checkpointed=levels_that_fit(image.problem_shape, options, precision, chosen, ranks.size, checkpointed),
+                folder=files.work,
+                way_up=_other_device(chosen, ranks) if parallel == "layers" else None,
+                ranks=ranks,
+                progress=progress,
+            )
+            if ranks.is_first:
+                until_done.enter_context(files.held(anew=not resume))
+        work.checkpointed = ranks.most(work.checkpointed)  # all compute alike, whatever is free on their GPUs
         done = work.all_runs()
-    except MedhpcError:
-        with suppress(OSError):  # not empty: what is done is kept
-            files.work.rmdir()
-        raise
-    if done is None:
-        return None
-    return _write(files, work, done, work.compare() if compare else ())
+        if done is None:
+            return None
+        return _write(files, work, done, work.compare() if compare else ())
 
 
-def _check(options: Options, mask: str | Path | None, compare: bool) -> None:
+def _check(
+    options: Options,
+    mask: str | Path | None,
+    truth: str | Path | None,
+    data_range: float | None,
+    compare: bool,
+    checkpointed: int | None,
+) -> None:
     """Refuse what does not go together."""
+    levels = len(options.level_channels)
     if mask is not None and options.method == "r2r":
         raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
     if compare and (mask is not None or options.factor > 1):
         raise BadOption("compare works without mask and factor: filters do not restore voxels")
+    if truth is None and (compare or data_range is not None):
+        raise BadOption(
+            f"{'compare' if compare else 'data range'} needs a truth: filters are tuned, and PSNR taken, by it"
+        )
+    if checkpointed is not None and checkpointed > levels:
+        raise BadOption(f"checkpoint {checkpointed}: the network has {levels} levels")
+
+
+def _check_finite(noisy: str | Path, image: Image) -> None:
+    wrong = image.voxels.size - np.count_nonzero(np.isfinite(image.voxels))
+    if wrong:
+        raise NonFinite(
+            f"{noisy}: {wrong:,} of {image.voxels.size:,} voxels are NaN or infinite: mend them, or give a mask "
+            "(--mask) that leaves them out"
+        )
 
 
 def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
@@ -178,31 +200,36 @@ def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str,
         runs=done.records,
         **work.measures(mean),
         compared=compared,
-        notes=_notes(options, done.records, work.precision, work.device),
+        notes=[],
     )
-    draw(files.picture, result.runs, image.voxels, mean, work.truth)
+    result = replace(result, notes=_notes(result, options))
+    draw(files.picture, result.runs, work.shown(), mean, work.truth)
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
-    shutil.rmtree(files.work)
+    files.forget()
     return result
 
 
-def _levels(image: Image, options: Options, precision: str, device: torch.device, ranks: int) -> int:
-    """How many levels are computed twice where nobody says."""
-    if device.type != "cuda":
-        return 0
-    return levels_to_save(image.problem_shape, options, precision, torch.cuda.mem_get_info(device)[0], ranks)
-
-
-def _notes(options: Options, records: list[RunRecord], precision: str, device: torch.device) -> list[str]:
+def _notes(result: DipResult, options: Options) -> list[str]:
     """What the user should know."""
-    notes = []
-    if precision == "fp16" and device.type == "cpu":
+    records, notes = result.runs, []
+    if result.precision == "fp16" and result.device == "cpu":
         notes.append("fp16 on a CPU is slow: fp32 is exact and faster there")
-    if max(record.residual_correlation for record in records) > WHITE:
-        advice = "r2r needs white noise of known sigma" if options.method == "r2r" else "stop earlier (--iterations)"
-        notes.append(f"what was taken away does not look like white noise, it may hold parts of the image: {advice}")
+    wrong = next((record for record in records if abs(record.sigma - record.measured) > NEAR * record.measured), None)
+    if wrong:
+        notes.append(
+            f"sigma {wrong.sigma:.4g} was given, {wrong.measured:.4g} is measured"
+            + (": r2r loses some 3 dB where it is 20 % off" if options.method == "r2r" else "")
+        )
+    unfinished = options.stops_by != "none" and any(record.iterations == record.chosen for record in records)
+    if unfinished:
+        notes.append("the fit was still getting better at the last iteration: allow more (--iterations)")
+    elif max(record.residual_correlation for record in records) > WHITE:
+        notes.append(
+            "what was taken away does not look like white noise: the fit may want more iterations (--iterations), or "
+            "the noise is not white" + (", which r2r relies on" if options.method == "r2r" else "")
+        )
     if any(record.restores for record in records):
         notes.append(f"{sum(record.restores for record in records)} times the fit collapsed and was taken back")
-    if options.stops_by != "none" and any(record.iterations == record.chosen for record in records):
-        notes.append("the fit was still getting better at the last iteration: allow more (--iterations)")
+    if result.psnr is not None and result.psnr_noisy is not None and result.psnr < result.psnr_noisy:
+        notes.append("the result is further from the truth than NOISY is")
     return notes

@@ -74,7 +74,8 @@ def descend(
     way_up : torch.device, optional
         Where the second half of the network is computed, if elsewhere.
     place : Place, optional
-        Where to go on from, and to keep what is done every minute; all ranks see the same files.
+        Where to go on from, and to keep what is done every minute and when a signal asks for it; all ranks see the
+        same files.
     progress : callable, optional
         Called after each iteration with (iterations done, their bound, the state).
 
@@ -100,8 +101,10 @@ def descend(
             if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
                 look(state, problem, options, out)
             state.seconds = time.perf_counter() - began
-            if place and saving.is_due():
-                state.save(place.path, place.identity)
+            if saving.is_due():
+                if place:
+                    state.save(place.path, place.identity)
+                saving.end_if_told()
             if progress:
                 progress(state.iteration, options.n_iterations, state)
     return state

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from medhpc.errors import BadOption, BadTruth
+from medhpc.errors import BadOption, BadTruth, RunBusy
 from medhpc.geometry import Box, Index
+from medhpc.run.durable import room_and_rights
 from medhpc.volume import check_writable, create_volume, open_volume
 
+LOCK = "lock"
 SUFFIXES = (".nii.gz", ".ome.zarr", ".ome.tif", ".ome.tiff")
 
 
@@ -30,6 +35,44 @@ class Files:
         """Finished runs and checkpoints, until all is done."""
         self.picture = self._file.with_name(f"{self._stem}.dip.png")
         self.history = self._file.with_name(f"{self._stem}.dip.json")
+
+    @contextmanager
+    def held(self, *, anew: bool) -> Iterator[None]:
+        """Keep others from denoising into the same file, for a block; `anew` forgets what an earlier attempt left.
+
+        Raises
+        ------
+        RunBusy
+            Another one does.
+        """
+        with room_and_rights(self.work):
+            self.work.mkdir(exist_ok=True)
+            lock = os.open(self.work / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusy(
+                    f"another medhpc dip writes {self.clean} now; wait for it, or name another file"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            try:
+                if anew:
+                    self.forget()
+                yield
+            finally:
+                (self.work / LOCK).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+            with suppress(OSError):  # not empty: what is done is kept
+                self.work.rmdir()
+
+    def forget(self) -> None:
+        """Remove what is kept of this denoising."""
+        for path in self.work.iterdir():
+            if path.name != LOCK:
+                path.unlink()
 
     def beside(self, word: str) -> Path:
         """A volume of the same format: brain.nii.gz, brain.std.nii.gz."""
@@ -66,6 +109,13 @@ class Image:
         flat = self.shape[0] == 1
         return (1, self.channels, *self.shape[1:]) if flat else (1, 1, *self.shape)
 
+    def filled_outside(self, known: NDArray[np.bool_]) -> Image:
+        """The same image with the mean of the known voxels (z, y, x) in the place of all others, whatever these are."""
+        if not known.any():
+            raise BadOption("the mask is zero everywhere: expected the voxels that are known to be above zero")
+        mean = self.voxels[:, known].mean()
+        return replace(self, voxels=np.where(known, self.voxels, mean))
+
     def fine_shape(self, factor: int) -> Index:
         """(z, y, x) of the result; a single plane stays one."""
         z, y, x = self.shape
@@ -94,21 +144,49 @@ def open_image(path: str | Path, channel: int | None = None) -> Image:
         )
 
 
-def read_like(path: str | Path, shape: Index, what: str, channels: int | None = None) -> NDArray[np.float32]:
-    """Read a volume (channels, z, y, x) that must have a shape.
+def read_mask(path: str | Path, shape: Index) -> NDArray[np.bool_]:
+    """Where a volume is above zero: (z, y, x).
 
     Raises
     ------
-    BadOption, BadTruth
-        It has another.
+    BadOption
+        Another shape than the image has, or voxels that are no numbers.
     """
     with open_volume(path, series=True) as volume:
-        if volume.shape != shape or volume.channels != (channels or volume.channels):
-            wrong = BadTruth if what == "truth" else BadOption
-            raise wrong(
-                f"{path}: {what} of {volume.channels} x {volume.shape} voxels, expected {channels or 1} x {shape}"
-            )
-        return volume.read(Box.whole(volume.shape)).astype(np.float32)
+        if volume.shape != shape:
+            raise BadOption(f"{path}: a mask of {_spoken(volume.shape)} voxels (z, y, x), expected {_spoken(shape)}")
+        voxels = volume.read(Box.whole(shape))[0]
+    if not np.isfinite(voxels).all():
+        raise BadOption(f"{path}: NaN or infinity in the mask, expected 0 for voxels that are not known")
+    return voxels > 0
+
+
+def read_truth(path: str | Path, image: Image, factor: int, channel: int | None) -> NDArray[np.float32]:
+    """Read what the result should be: (channels, z, y, x); of several channels the one that is denoised.
+
+    Raises
+    ------
+    BadTruth
+        Another shape than the result has, or voxels that are no numbers.
+    """
+    expected = image.fine_shape(factor)
+    with open_volume(path, series=True) as volume:
+        voxels = volume.read(Box.whole(volume.shape)).astype(np.float32)
+    if channel is not None and 1 < len(voxels) > channel:
+        voxels = voxels[channel : channel + 1]
+    if voxels.shape != (image.channels, *expected):
+        finer = f", {factor} times as fine as NOISY" if factor > 1 else ""
+        raise BadTruth(
+            f"{path}: a truth of {_spoken(voxels.shape[1:])} voxels (z, y, x) and {len(voxels)} channels, expected "
+            f"{_spoken(expected)} and {image.channels}{finer}"
+        )
+    if not np.isfinite(voxels).all():
+        raise BadTruth(f"{path}: NaN or infinity in the truth; mend it first")
+    return voxels
+
+
+def _spoken(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def write_like(

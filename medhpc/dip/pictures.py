@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def draw(
     path: Path, runs: Sequence[RunRecord], noisy: NDArray[Any], clean: NDArray[Any], truth: NDArray[Any] | None
 ) -> None:
-    """Write the picture of images (channels, z, y, x); the slices are those in the middle of the first channel."""
+    """Write the picture of images (channels, z, y, x); the slices are those in the middle of the first channel.
+
+    All are shown in the window of the truth, or else of the noisy image; NaN is shown as a hole.
+    """
     from matplotlib.figure import Figure
 
     shown = {"noisy": noisy, "denoised": clean} | ({} if truth is None else {"truth": truth})
@@ -35,13 +38,15 @@ def draw(
     _draw_losses(curves, runs)
     _draw_quality(quality, runs)
     panels = lower.subplots(rows, len(shown), squeeze=False)
-    low, high = np.percentile(clean[0], (0.5, 99.5))
+    low, high = np.nanpercentile((noisy if truth is None else truth)[0], (0.5, 99.5))
+    if "taken away" in shown:
+        panels[0, -1].set_xlabel(f"deviation {np.nanstd(shown['taken away'][0]):.3g}")
     for column, (title, middles) in enumerate(zip(shown, planes, strict=True)):
         panels[0, column].set_title(title)
         for axes, plane in zip(panels[:, column], middles, strict=True):
             middle = (low + high) / 2 if title == "taken away" else 0.0
             axes.imshow(plane, cmap="gray", vmin=low - middle, vmax=high - middle)
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], facecolor="C0")  # of holes
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_durably(path, content.getvalue())
@@ -52,9 +57,10 @@ def _draw_losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
     for run in runs:
         for name, colour, label in (("loss", "C0", "loss"), ("held_out", "C1", "held out"), ("emv", "C3", "EMV")):
             steps, values = _curve(run.history, name)
-            axes.plot(steps, values, colour, label=label if run is runs[0] and steps else None)
+            style = colour if len(steps) > 1 else f"{colour}o"
+            axes.plot(steps, values, style, label=label if run is runs[0] and steps else None)
         axes.axvline(run.chosen, color="0.5", linestyle=":")
-    axes.set(xlabel="iteration", yscale="log", title="against the noisy image")
+    axes.set(xlabel="iteration", ylabel="squared error", yscale="log", title="against the noisy image")
     axes.legend()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ class Need:
 class Plan:
     """What a denoising takes: floating-point operations of an iteration, without those done twice; memory.
 
-    `halves` are bytes that the two devices of ``parallel="layers"`` keep for the backward pass, in fp32.
+    `parts` are denoised one after the other: the volumes of a series, and each run of each. `halves` are bytes that the
+    two devices of ``parallel="layers"`` keep for the backward pass, in fp32.
     """
 
     volume: str
@@ -79,6 +81,8 @@ class Plan:
     parameters: int
     levels: int
     flops: int
+    iterations: int
+    parts: int
     workspace: int
     needs: Sequence[Need]
     halves: tuple[int, int]
@@ -88,16 +92,26 @@ class Plan:
         return asdict(self)
 
 
-def plan(path: str | Path, options: Options, channel: int | None = None, ranks: Sequence[int] = (1,)) -> Plan:
+def plan(
+    path: str | Path,
+    options: Options,
+    channel: int | None = None,
+    ranks: Sequence[int] = (1,),
+    checkpointed: Sequence[int] | None = None,
+) -> Plan:
     """Count for a volume, by its header, and for each of these numbers of ranks.
+
+    Several precisions are counted unless the options name one, and several numbers of levels computed twice unless
+    `checkpointed` does.
 
     Raises
     ------
     MedhpcError
         Those of volumes; BadOption for more ranks than there are slabs.
     """
-    shape = image_shape(path, channel)
-    ways = [(number, precision, levels) for number in ranks for precision in PRECISIONS for levels in CHECKPOINTED]
+    shape, parts = image_shape(path, channel)
+    precisions = PRECISIONS if options.precision == "auto" else (options.precision,)
+    ways = product(ranks, precisions, CHECKPOINTED if checkpointed is None else checkpointed)
     needs = [need(shape, options, precision, levels, number) for number, precision, levels in ways]
     network, flops = _operations(shape, options)
     fine = tuple(options.factor * n for n in shape[2:])
@@ -108,17 +122,20 @@ def plan(path: str | Path, options: Options, channel: int | None = None, ranks: 
         parameters=network.n_parameters,
         levels=network.scales,
         flops=flops,
+        iterations=options.n_iterations,
+        parts=parts * options.runs,
         workspace=WORKSPACE,
         needs=needs,
         halves=halves(shape, options),
     )
 
 
-def image_shape(path: str | Path, channel: int | None = None) -> tuple[int, ...]:
-    """(1, channels, space) of what is denoised together: a plane's colours, one volume of a series."""
+def image_shape(path: str | Path, channel: int | None = None) -> tuple[tuple[int, ...], int]:
+    """(1, channels, space) of what is denoised together, a plane's colours or one volume of a series; of how many."""
     with open_volume(path, channel=channel, series=True) as volume:
-        flat = volume.shape[0] == 1
-        return (1, volume.channels if flat else 1, *(volume.shape[1:] if flat else volume.shape))
+        if volume.shape[0] == 1:
+            return (1, volume.channels, *volume.shape[1:]), 1
+        return (1, 1, *volume.shape), volume.channels
 
 
 def need(shape: Sequence[int], options: Options, precision: str, checkpointed: int, ranks: int = 1) -> Need:
@@ -169,10 +186,10 @@ def halves(shape: Sequence[int], options: Options) -> tuple[int, int]:
 
 
 def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int, ranks: int = 1) -> int:
-    """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if none suffices."""
+    """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if that does not do."""
     scales = len(options.level_channels)
     for levels in (*CHECKPOINTED, scales):
-        if need(shape, options, precision, levels, ranks).peak + WORKSPACE <= free:
+        if need(shape, options, precision, levels, ranks).peak <= free:
             return levels
     return scales
 
@@ -254,6 +271,6 @@ def _ask(peak: int, ranks: int) -> str:
     wanted = (1.1 * peak + WORKSPACE) / 2**30
     fitting = [size for size in GPUS if size >= wanted]
     if not fitting:
-        return "no single GPU" if ranks == 1 else "no GPU that large"
+        return "no GPU is that large: more --ranks, fewer --channels, or --preset small"
     nodes = math.ceil(ranks / GPUS_OF_A_NODE)
     return f"--nodes {nodes} --gres gpu:{math.ceil(ranks / nodes)} ({fitting[0]} GB)"

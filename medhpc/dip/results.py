@@ -36,8 +36,14 @@ class Standing:
             words.insert(0, f"part {self.part} of {self.parts}")
         if self.psnr is not None:
             words.append(f"PSNR {self.psnr:.2f} dB")
-        words += [f"{self.seconds_per_iteration:.2g} s each", f"at most {self.seconds_left / 60:.1f} min left"]
+        words += [f"{self.seconds_per_iteration:.2g} s each", f"at most {_duration(self.seconds_left)} left"]
         return "  ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class RunRecord:
     """One descent: of which volume of the series, by which seed, how it went.
 
     `chosen` is the iteration whose average is the result; `residual_correlation` that of neighbours in what was taken
-    away, near 0 for white noise.
+    away, near 0 for white noise; `measured` the noise level that the image has, whatever `sigma` was given.
     """
 
     part: int
@@ -57,6 +63,7 @@ class RunRecord:
     restores: int
     noise: str
     sigma: float
+    measured: float
     residual_correlation: float
     history: Sequence[Mapping[str, Any]]
 

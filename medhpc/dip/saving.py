@@ -1,7 +1,12 @@
-"""When a descent is kept: every minute, and when SIGUSR1 asks for it, as SLURM does before a job's time is up."""
+"""When a descent is kept: every minute, and when a signal asks for it.
+
+SIGUSR1 is what SLURM sends before a job's time is up. SIGINT (Ctrl-C) and SIGTERM end the process behind the iteration,
+when all is kept; said twice, at once.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -11,6 +16,7 @@ from typing import Any
 from medhpc.ranks.group import Ranks
 
 CHECKPOINT_SECONDS = 60.0
+SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
 
 
 class Saving:
@@ -19,17 +25,18 @@ class Saving:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._asked = False
+        self._end: int | None = None  # the signal that ends it
         self._last = time.perf_counter()
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Saving:
         if threading.current_thread() is threading.main_thread():  # no other may listen
-            self._before = signal.signal(signal.SIGUSR1, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGUSR1, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def is_due(self) -> bool:
         """Whether it is time, on all ranks alike."""
@@ -39,5 +46,15 @@ class Saving:
         self._asked, self._last = False, time.perf_counter()
         return True
 
-    def _ask(self, signal_number: int, frame: FrameType | None) -> None:
+    def end_if_told(self) -> None:
+        """End this process if a signal has told any rank to end; call it when :meth:`is_due` and all is kept."""
+        if self.ranks.any(self._end is not None):
+            number = self._end or signal.SIGTERM
+            signal.signal(number, self._before[number])
+            os.kill(os.getpid(), number)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
+        if number != signal.SIGUSR1:
+            self._end = number
+            signal.signal(number, self._before[number])

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medhpc.dip.descent import Place, descend, result_of
 from medhpc.dip.files import Image
 from medhpc.dip.measures import agreement
+from medhpc.dip.memory import too_large
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.plan import need
@@ -29,6 +30,8 @@ from medhpc.nets.files import read_about, read_tensors, write_tensors
 from medhpc.ranks.group import Ranks
 
 Array = NDArray[np.float32]
+Made: TypeAlias = tuple[Array, RunRecord, int]
+"""Output (channels, z, y, x) of one descent, what is said of it, and the network's number of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +77,18 @@ class Work:
     def all_runs(self) -> Done | None:
         """All that the first rank has in the end; None on the others."""
         parts = list(self.image.parts())
-        runs = [
-            [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
-            for run in range(self.options.runs)
-        ]
-        if not self.ranks.is_first:
-            return None
-        return Done(
-            outputs=np.stack([np.concatenate([output for output, _, _ in made]) for made in runs]),
-            records=[record for made in runs for _, record, _ in made],
-            parameters=runs[-1][-1][2],
-        )
+        results, records, parameters = [], [], 0
+        for run in range(self.options.runs):
+            made = [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
+            ours = [one for one in made if one is not None]
+            if ours:
+                results.append(np.concatenate([output for output, _, _ in ours]))
+                records += [record for _, record, _ in ours]
+                parameters = ours[-1][2]
+        return Done(outputs=np.stack(results), records=records, parameters=parameters) if results else None
 
-    def _one(self, number: int, channels: slice, run: int, parts: int) -> Any:
-        """One descent, or what an earlier attempt made of it: output, record, parameters (None but on the first)."""
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> Made | None:
+        """One descent, or what an earlier attempt made of it; None on all ranks but the first."""
         name = f"part{number}-run{run}"
         done = self.folder / f"{name}.safetensors"
         place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
@@ -108,14 +109,12 @@ class Work:
             place.path.unlink(missing_ok=True)
         return found
 
-    def _read(self, done: Path) -> tuple[Array, RunRecord, int]:
+    def _read(self, done: Path) -> Made:
         tensors, about = read_tensors(done)
         return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
 
-    def _descend(
-        self, number: int, channels: slice, run: int, parts: int, place: Place
-    ) -> tuple[Array, RunRecord, int] | None:
-        """Output, record and parameters on the first rank; None on the others."""
+    def _descend(self, number: int, channels: slice, run: int, parts: int, place: Place) -> Made | None:
+        """None on all ranks but the first."""
         options, voxels = self.options, self.image.voxels[channels]
         with self.ranks.agreed():
             noise = self._noise(voxels)
@@ -133,7 +132,9 @@ class Work:
                 place=place,
                 progress=self._teller(part + 1, parts * options.runs),
             )
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
             raise self._too_large() from None
         whole = problem.share.whole(result_of(state))
         if whole is None:
@@ -150,6 +151,7 @@ class Work:
             restores=state.restores,
             noise=noise.kind,
             sigma=noise.sigma,
+            measured=self._noise(voxels, given=False).sigma if options.sigma else noise.sigma,
             residual_correlation=self._correlation(voxels, output),
             history=state.history,
         )
@@ -177,23 +179,20 @@ class Work:
         return self.options.method == "r2r" and noise.kind == "rician"
 
     def _too_large(self) -> NotEnoughMemory:
-        """What it takes, and what would take the least."""
+        """What it takes, and what would take less."""
         shape = self.image.problem_shape
-        wanted, least = (
-            need(shape, self.options, precision, levels, self.ranks.size).peak / 2**30
-            for precision, levels in ((self.precision, self.checkpointed), ("bf16", 2))
-        )
-        return NotEnoughMemory(
-            f"{self.device} has too little memory: tensors take {wanted:.3g} GiB, with --precision bf16 --checkpoint 2 "
-            f"{least:.3g} GiB (see medhpc dip-plan); fewer --channels take less"
-        )
+        wanted = need(shape, self.options, self.precision, self.checkpointed, self.ranks.size).peak
+        return too_large(shape, self.options, wanted, self.ranks.size)
 
-    def _noise(self, voxels: Array) -> Noise:
-        """Each channel is measured, the middle one is taken; several in a plane are colours, and no magnitudes."""
+    def _noise(self, voxels: Array, *, given: bool = True) -> Noise:
+        """Each channel is measured, the middle one is taken; several in a plane are colours, and no magnitudes.
+
+        A level that the options tell goes before what is measured if `given`.
+        """
         options = self.options
         colours = len(voxels) > 1 and voxels.shape[1] == 1
         kind = "gaussian" if colours and options.noise == "auto" else options.noise
-        found = [estimate_noise(v[0] if len(v) == 1 else v, kind, options.sigma) for v in voxels]
+        found = [estimate_noise(v[0] if len(v) == 1 else v, kind, options.sigma if given else None) for v in voxels]
         return sorted(found, key=lambda noise: noise.sigma)[len(found) // 2]
 
     def _correlation(self, voxels: Array, output: Array) -> float:
@@ -236,6 +235,10 @@ class Work:
             f"{path.parent} was left by a denoising that differs in {', '.join(changed) or 'its version'}: repeat that "
             "one's options to go on with it, or say --no-resume to begin anew"
         )
+
+    def shown(self) -> Array:
+        """The noisy image, with holes where it is not known."""
+        return self.image.voxels if self.mask is None else np.where(self.mask, self.image.voxels, np.nan)
 
     def measures(self, mean: Array) -> dict[str, float | None]:
         """PSNR and SSIM against the truth."""
