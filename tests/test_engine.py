@@ -265,6 +265,15 @@ def test_threads_are_those_of_the_task(given, expected, monkeypatch):
     assert threads.usable_threads() == expected
 
 
+@pytest.mark.parametrize(("sharing", "expected"), [("2", 4), ("3", 2), ("9", 1), ("0", 8), ("no", 8)])
+def test_processes_of_torchrun_share_the_cores(sharing, expected, monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "_quota", lambda: math.inf)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", sharing)
+    assert threads.usable_threads() == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("odd", 8), (None, 8)]
 )

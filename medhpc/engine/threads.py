@@ -10,8 +10,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_threads() -> int:
-    """The least of: cores this process may run on, cores that SLURM gave its task, quotas of its control groups."""
+    """The least of: cores this process may run on, cores that SLURM gave its task, quotas of its control groups.
+
+    Of what processes of torchrun on one machine have together, its part.
+    """
     found = [float(len(os.sched_getaffinity(0))), _quota()]
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if sharing.isdecimal() and int(sharing):
+        found = [cores / int(sharing) for cores in found]
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if given.isdecimal():
         found.append(int(given))
