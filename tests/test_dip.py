@@ -480,6 +480,22 @@ def test_the_memory_that_is_free_is_less_than_the_machine_has():
     assert 2**27 < memory.free_bytes() < 2**60
 
 
+def test_files_that_the_system_keeps_in_memory_give_way(tmp_path, monkeypatch):
+    contents = {
+        "memory.max": "1000",
+        "memory.current": "900",
+        "memory.stat": "anon 250\nactive_file 400\ninactive_file 250",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content + "\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    lines = memory._lines
+    monkeypatch.setattr(memory, "_lines", lambda path: ["0::/"] if path == "/proc/self/cgroup" else lines(path))
+    assert memory.free_bytes() == 750
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes() > 2**27
+
+
 def test_two_at_once_into_one_file_exclude_each_other(tmp_path):
     path, out = store(tmp_path / "a.tif", smooth((8, 9, 10))), tmp_path / "b.tif"
     with Files(out, path).held(anew=False), pytest.raises(RunBusy, match="another medhpc dip writes"):

@@ -14,6 +14,7 @@ saving          when that is written
 work            the runs of one volume, those that an earlier attempt finished included
 denoise         volumes in, volumes out
 plan            memory and operations, before anything runs
+memory          whether that fits, or how it would
 compare         filters that need no network
 pictures        curves and slices
 =============== ================================================================================================

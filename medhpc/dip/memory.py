@@ -13,6 +13,7 @@ from medhpc.dip.options import Options
 from medhpc.dip.plan import WORKSPACE, levels_to_save, need
 from medhpc.errors import NotEnoughMemory
 
+CGROUPS = Path("/sys/fs/cgroup")
 MAPS = 16
 """Arrays of the finest level's size and widest level's channels that a step never exceeds, in float32."""
 WEIGHTS = 10
@@ -56,13 +57,13 @@ def too_large(
     return NotEnoughMemory(f"tensors take {_told(wanted)}, more than {found}: {advice} (see medhpc dip-plan)")
 
 
-def free_bytes() -> int:
+def free_bytes() -> float:
     """Memory that this process can still get: of the machine, its control groups and its own limit."""
     free = [_machine(), *_groups()]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         free.append(limit - _numbers("/proc/self/statm")[0] * resource.getpagesize())
-    return max(0, int(min(free)))
+    return max(0.0, min(free))
 
 
 def _machine() -> float:
@@ -73,14 +74,19 @@ def _machine() -> float:
 
 
 def _groups() -> list[float]:
-    """What is left of the limits of this process's control group and those around it (version 2)."""
+    """What is left of the limits of this process's control group and those around it (version 2).
+
+    Files that the system keeps in memory count as used there, but give way.
+    """
     left: list[float] = []
     for line in _lines("/proc/self/cgroup"):
         if line.startswith("0::/"):
-            group = Path("/sys/fs/cgroup", line.removeprefix("0::/"))
-            for folder in (group, *group.parents):
+            group = Path(line.removeprefix("0::/"))
+            for folder in (CGROUPS / path for path in (group, *group.parents)):
                 limit, used = _numbers(folder / "memory.max"), _numbers(folder / "memory.current")
-                left += [limit[0] - used[0]] if limit and used else []
+                rows = [row.split() for row in _lines(folder / "memory.stat")]
+                files = sum(int(size) for name, size in rows if name in ("active_file", "inactive_file"))
+                left += [limit[0] - used[0] + files] if limit and used else []
     return left
 
 

@@ -185,7 +185,7 @@ def halves(shape: Sequence[int], options: Options) -> tuple[int, int]:
     return down, up
 
 
-def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: int, ranks: int = 1) -> int:
+def levels_to_save(shape: Sequence[int], options: Options, precision: str, free: float, ranks: int = 1) -> int:
     """Find the fewest levels whose insides must be computed twice for `free` bytes; all of them if that does not do."""
     scales = len(options.level_channels)
     for levels in (*CHECKPOINTED, scales):
