@@ -488,9 +488,7 @@ def test_files_that_the_system_keeps_in_memory_give_way(tmp_path, monkeypatch):
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content + "\n")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    lines = memory._lines
-    monkeypatch.setattr(memory, "_lines", lambda path: ["0::/"] if path == "/proc/self/cgroup" else lines(path))
+    monkeypatch.setattr(memory, "control_groups", lambda: [tmp_path])
     assert memory.free_bytes() == 750
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes() > 2**27

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from medhpc.errors import BadOption, BadTruth, RunBusy
+from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box, Index
-from medhpc.run.durable import room_and_rights
+from medhpc.run.durable import alone_at, room_and_rights
 from medhpc.volume import check_writable, create_volume, open_volume
 
 LOCK = "lock"
@@ -47,24 +45,16 @@ class Files:
         """
         with room_and_rights(self.work):
             self.work.mkdir(exist_ok=True)
-            lock = os.open(self.work / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+        lock = self.work / LOCK
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusy(
-                    f"another medhpc dip writes {self.clean} now; wait for it, or name another file"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            try:
-                if anew:
-                    self.forget()
-                yield
-            finally:
-                (self.work / LOCK).unlink(missing_ok=True)
+            with alone_at(lock, f"another medhpc dip writes {self.clean} now; wait for it, or name another file"):
+                try:
+                    if anew:
+                        self.forget()
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
         finally:
-            os.close(lock)
             with suppress(OSError):  # not empty: what is done is kept
                 self.work.rmdir()
 

@@ -11,9 +11,9 @@ import torch
 
 from medhpc.dip.options import Options
 from medhpc.dip.plan import WORKSPACE, levels_to_save, need
+from medhpc.engine.threads import control_groups
 from medhpc.errors import NotEnoughMemory
 
-CGROUPS = Path("/sys/fs/cgroup")
 MAPS = 16
 """Arrays of the finest level's size and widest level's channels that a step never exceeds, in float32."""
 WEIGHTS = 10
@@ -74,19 +74,13 @@ def _machine() -> float:
 
 
 def _groups() -> list[float]:
-    """What is left of the limits of this process's control group and those around it (version 2).
-
-    Files that the system keeps in memory count as used there, but give way.
-    """
+    """What is left of the limits of the control groups; files that the system keeps in memory give way."""
     left: list[float] = []
-    for line in _lines("/proc/self/cgroup"):
-        if line.startswith("0::/"):
-            group = Path(line.removeprefix("0::/"))
-            for folder in (CGROUPS / path for path in (group, *group.parents)):
-                limit, used = _numbers(folder / "memory.max"), _numbers(folder / "memory.current")
-                rows = [row.split() for row in _lines(folder / "memory.stat")]
-                files = sum(int(size) for name, size in rows if name in ("active_file", "inactive_file"))
-                left += [limit[0] - used[0] + files] if limit and used else []
+    for folder in control_groups():
+        limit, used = _numbers(folder / "memory.max"), _numbers(folder / "memory.current")
+        rows = [row.split() for row in _lines(folder / "memory.stat")]
+        files = sum(int(size) for name, size in rows if name in ("active_file", "inactive_file"))
+        left += [limit[0] - used[0] + files] if limit and used else []
     return left
 
 

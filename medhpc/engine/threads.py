@@ -24,18 +24,19 @@ def usable_threads() -> int:
     return max(1, math.floor(min(found)))
 
 
-def _quota() -> float:
-    """Cores by the tightest ``cpu.max`` of this process's control group and those around it (version 2)."""
+def control_groups() -> list[Path]:
+    """Folders of this process's control group and those around it (version 2), the innermost first."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return math.inf
-    quotas = [math.inf]
-    for line in lines:
-        if line.startswith("0::/"):
-            group = Path(line.removeprefix("0::/"))
-            quotas += [_quota_of(CGROUPS / folder) for folder in (group, *group.parents)]
-    return min(quotas)
+        return []
+    groups = [Path(line.removeprefix("0::/")) for line in lines if line.startswith("0::/")]
+    return [CGROUPS / folder for group in groups for folder in (group, *group.parents)]
+
+
+def _quota() -> float:
+    """Cores by the tightest ``cpu.max`` of the control groups."""
+    return min(map(_quota_of, control_groups()), default=math.inf)
 
 
 def _quota_of(folder: Path) -> float:

@@ -7,7 +7,6 @@ only what left no trace is submitted again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import Job, my_jobs, sbatch
 from medhpc.jobs.submission import Submission, submissions
 from medhpc.run import Run
-from medhpc.run.durable import room_and_rights, write_durably
+from medhpc.run.durable import alone_at, room_and_rights, write_durably
 
 TEMPLATES = {"plan": "plan.sbatch", "infer": "infer.sbatch", "repair": "infer.sbatch", "stitch": "stitch.sbatch"}
 PATIENCE = 300.0  # seconds for a controller that does not answer
@@ -259,17 +258,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep a second submission out while this one is made."""
     with room_and_rights(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunBusy(f"another 'medhpc submit' is at {folder.parent} now; wait for it to end") from None
-        except OSError:
-            pass  # a file system without locks: live jobs are looked for all the same
+    with alone_at(folder / ".lock", f"another 'medhpc submit' is at {folder.parent} now; wait for it to end"):
         yield
-    finally:
-        os.close(lock)
 
 
 def _umask() -> int:

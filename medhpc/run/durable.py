@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medhpc.errors import DiskFull, NoPermission
+from medhpc.errors import DiskFull, NoPermission, RunBusy
 
 
 def write_durably(path: Path, content: bytes | memoryview, aside: Path | None = None) -> None:
@@ -73,6 +74,29 @@ def room_and_rights(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({error.strerror}); choose a folder that you may write"
             ) from error
         raise
+
+
+@contextmanager
+def alone_at(lock: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock file for a block, so that one process at a time is in it; on file systems without locks, any number.
+
+    Raises
+    ------
+    RunBusy
+        Another process holds it; says `otherwise`.
+    """
+    with room_and_rights(lock.parent):
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusy(otherwise) from None
+        except OSError:
+            pass  # no locks here
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: int, content: memoryview) -> None:
