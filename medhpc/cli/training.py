@@ -96,6 +96,12 @@ def train() -> None:
     help="Of the computing; weights stay float32.",
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Patches per step; one for each rank unless given.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="End early where N judgements in a row are no better; all of the time is used unless given.",
+)
 @options.threads
 @options.as_json
 def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> None:
@@ -106,6 +112,8 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
 
     The network is judged 20 times on what is held out. Kept is the last one in the second half of the training whose
     Dice is within 0.005 of the best there: so small a difference means nothing, and it has learnt longer.
+    With --patience N, a training that is past its half ends early where N judgements in a row bettered neither Dice
+    (by 0.005) nor loss (by 1 %): within two more, its learning rate falls to zero, which part of the quality is due to.
 
     How far --minutes gets, and how deep a network it chooses, depends on the machine: repeat a result by --steps and
     --depth.
@@ -204,6 +212,8 @@ def _lines(result: TrainingResult) -> dict[str, str]:
             "the last in the second half of the training within 0.005 of the best Dice there"
         )
         lines["pictures"] += f"\n{result.slices}"
+    if result.stalled:
+        lines["ended"] = f"early: {result.stalled}"
     if note := _note(result):
         lines["note"] = note
     return lines

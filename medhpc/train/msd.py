@@ -35,14 +35,11 @@ from medhpc.train.patches import default_patch, patch_of, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.planning import choose_depth
 from medhpc.train.results import Standing, TrainingResult
+from medhpc.train.schedule import LEARNING_RATE, end_of, has_stalled, is_judged, set_learning_rate, why_stalled
 from medhpc.train.step import take_step
 from medhpc.train.truth import NEAR_WEIGHT
 from medhpc.train.window import object_window
 
-LEARNING_RATE = 1e-2
-WARM_UP_STEPS = 20
-JUDGEMENTS = 20
-"""How often the network is judged on what is held out, evenly over the budget."""
 CHECKPOINT_SECONDS = 30.0
 """At most between two checkpoints: the first comes after the first step, each next one at twice the time."""
 
@@ -70,6 +67,7 @@ def train_msd(
     device: str = "auto",
     precision: str = "auto",
     batch: int | None = None,
+    patience: int | None = None,
     threads: int | None = None,
     ranks: Ranks = ALONE,
     resume: bool = True,
@@ -130,6 +128,10 @@ def train_msd(
         Of the convolutions (weights stay float32); "auto" is float32 on a CPU, 16 bit on a GPU.
     batch : int
         Patches of a step, over whose losses the mean is taken; as many as `ranks` by default.
+    patience : int
+        Judgements (20 in the budget) in a row that may better neither Dice nor loss on what is held out. Then, but not
+        in the first half of the budget, the learning rate falls to zero and the training ends; see
+        :mod:`medhpc.train.schedule`. By default all of the budget is spent.
     ranks : Ranks
         Processes that share the patches of a step; see :func:`medhpc.ranks.group.joined`. They see the same files, and
         the first one writes; but for rounding, the weights depend on `batch`, not on the number of ranks.
@@ -140,7 +142,7 @@ def train_msd(
     report : callable, optional
         Called with a :class:`medhpc.train.results.Standing` after each judgement.
     say : callable, optional
-        Called with a line for people, where the training goes on from a checkpoint.
+        Called with a line for people, where the training goes on from a checkpoint or will end early.
 
     Raises
     ------
@@ -172,6 +174,7 @@ def train_msd(
                 seed=seed,
                 precision=precision,
                 batch=batch or ranks.size,
+                patience=patience,
             )
             if options.batch < ranks.size:
                 raise BadOption(f"batch {options.batch} for {ranks.size} ranks: each needs a patch; start fewer")
@@ -212,19 +215,23 @@ def _train(
     saved = time.perf_counter()
     mine = range(ranks.rank, options.batch, ranks.size)
     with closing(patches(examples, wanted, options.seed, state.step, mine)) as source:
-        while (spent := options.spent(state.step, state.seconds)) < 1:
+        while (spent := options.spent(state.step, state.seconds)) < end_of(state):
             set_learning_rate(state, spent)
             part = itertools.islice(source, len(mine))
             state.add_loss(take_step(state, part, computed_in(options, device), weight, options.batch, ranks))
             state.seconds = _seconds_since(began, ranks)
             spent = options.spent(state.step, state.seconds)
-            if spent * JUDGEMENTS >= len(state.history) + 1:
+            if is_judged(state, spent):
                 state.enter(judge(judging, held_out, len(options.class_names)), spent)
                 state.seconds = _seconds_since(began, ranks)
                 if report:
                     report(_standing(state, options))
+                if options.patience and state.stalled_entry < 0 and _has_stalled(state, options.patience, ranks):
+                    state.stalled_entry = len(state.history) - 1
+                    if say:
+                        say(f"ends early: {why_stalled(state)}")
             if progress:
-                progress(state.step, options.steps_in_all(state.step, state.seconds))
+                progress(state.step, options.steps_in_all(state.step, state.seconds, end_of(state)))
             if ranks.is_first and time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
                 save_checkpoint(state, out, identity)
                 saved = time.perf_counter()
@@ -253,13 +260,6 @@ def begin(examples: Sequence[Example], options: Options, depth: int, device: tor
     return State(network=network, optimizer=optimizer, scaler=scaler)
 
 
-def set_learning_rate(state: State, spent: float) -> None:
-    """Linear warm-up, then half a cosine down to zero; `spent` is the share of the budget that is spent."""
-    warmth = min(1.0, (state.step + 1) / WARM_UP_STEPS)
-    for group in state.optimizer.param_groups:
-        group["lr"] = LEARNING_RATE * warmth * 0.5 * (1 + math.cos(math.pi * spent))
-
-
 def computed_in(options: Options, device: torch.device) -> torch.dtype:
     """What convolutions are computed in."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -277,17 +277,22 @@ def _seconds_since(began: float, ranks: Ranks) -> float:
     return ranks.from_first(round(1e6 * (time.perf_counter() - began))) / 1e6
 
 
+def _has_stalled(state: State, patience: int, ranks: Ranks) -> bool:
+    """By the first rank's judgements, whose last bits may be others on another processor."""
+    return bool(ranks.from_first(int(has_stalled(state.history, patience))))
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 
 def _standing(state: State, options: Options) -> Standing:
     entry = state.history[-1]
-    spent = options.spent(state.step, state.seconds)
+    spent, end = options.spent(state.step, state.seconds), end_of(state)
     return Standing(
         step=state.step,
-        steps=options.steps_in_all(state.step, state.seconds),
+        steps=options.steps_in_all(state.step, state.seconds, end),
         seconds=state.seconds,
-        seconds_left=max(0.0, state.seconds / spent - state.seconds),
+        seconds_left=max(0.0, state.seconds * end / spent - state.seconds),
         loss=entry["loss"],
         validation_loss=entry["validation_loss"],
         dice=entry["dice"],
@@ -316,6 +321,7 @@ def _result(state: State, options: Options, out: Path, resumed_at: int, *, has_h
         seconds_per_step=round(state.seconds / state.step, 4),
         resumed_at=resumed_at,
         best_step=int(best["step"]),
+        stalled=why_stalled(state),
         loss=best["loss"],
         validation_loss=best["validation_loss"],
         dice=best["dice"],
@@ -333,6 +339,7 @@ def _card(state: State, examples: Sequence[Example], options: Options, identity:
         **identity,
         "steps_taken": state.step,
         "seconds": round(state.seconds, 2),
+        "stalled": why_stalled(state),
         "best": {name: None if math.isnan(value) else value for name, value in best.items()},
         "threads": torch.get_num_threads(),
         "versions": {**versions, "python": platform.python_version()},
