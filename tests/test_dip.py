@@ -404,10 +404,10 @@ def test_a_time_series_is_one_again(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from medhpc.dip import saving
+from medhpc.dip import descent
 from medhpc.dip.denoise import denoise
 from medhpc.dip.options import Options
-saving.CHECKPOINT_SECONDS = 0.0
+descent.CHECKPOINT_SECONDS = 0.0
 def kill(standing):
     if (standing.part, standing.iteration) == (2, 125):
         os.kill(os.getpid(), signal.SIGKILL)

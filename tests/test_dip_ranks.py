@@ -234,9 +234,9 @@ WAITING = """
 import sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from medhpc.dip import saving
+from medhpc.dip import descent
 from medhpc.cli import dip, main
-saving.CHECKPOINT_SECONDS = 1e9
+descent.CHECKPOINT_SECONDS = 1e9
 marks = Path(sys.argv.pop())
 @contextmanager
 def telling():
