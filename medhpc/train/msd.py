@@ -27,6 +27,7 @@ from medhpc.nets.card import NetworkCard
 from medhpc.nets.identity import Identity
 from medhpc.nets.msd import MSD
 from medhpc.ranks.group import ALONE, Ranks
+from medhpc.ranks.saving import Saving
 from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkpoint, saved_depth
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
@@ -78,9 +79,9 @@ def train_msd(
     """Train an MS-D network and write it to `out`; learning curve and validation slices come beside it as PNG.
 
     Killed at any moment, the same call goes on from the last checkpoint (beside `out`, from the first step on, at
-    least every 30 seconds). On a CPU and with `steps`, the weights are then the same to the last bit as without the
-    kill. Of the judgements on what was held out, the weights of the last one in the second half of the budget are kept
-    whose Dice is within 0.005 of the best there.
+    least every 30 seconds, and on SIGUSR1; on Ctrl-C and SIGTERM nothing is lost). On a CPU and with `steps`, the
+    weights are then the same to the last bit as without the kill. Of the judgements on what was held out, the weights
+    of the last one in the second half of the budget are kept whose Dice is within 0.005 of the best there.
 
     Parameters
     ----------
@@ -212,9 +213,8 @@ def _train(
 
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
     began = time.perf_counter() - state.seconds
-    saved = time.perf_counter()
     mine = range(ranks.rank, options.batch, ranks.size)
-    with closing(patches(examples, wanted, options.seed, state.step, mine)) as source:
+    with closing(patches(examples, wanted, options.seed, state.step, mine)) as source, Saving(ranks) as saving:
         while (spent := options.spent(state.step, state.seconds)) < end_of(state):
             set_learning_rate(state, spent)
             part = itertools.islice(source, len(mine))
@@ -232,9 +232,10 @@ def _train(
                         say(f"ends early: {why_stalled(state)}")
             if progress:
                 progress(state.step, options.steps_in_all(state.step, state.seconds, end_of(state)))
-            if ranks.is_first and time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
-                save_checkpoint(state, out, identity)
-                saved = time.perf_counter()
+            if saving.is_due(min(CHECKPOINT_SECONDS, state.seconds / 2)):
+                if ranks.is_first:
+                    save_checkpoint(state, out, identity)
+                saving.end_if_told()
 
     state.network.load_state_dict(state.best)
     result = _result(state, options, out, resumed_at, has_held_out=bool(held_out))

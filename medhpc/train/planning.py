@@ -14,10 +14,11 @@ import torch
 from medhpc import engine as engines
 from medhpc.geometry import Index
 from medhpc.nets.identity import Identity
-from medhpc.train.depth import STEPS_PER_LAYER, StepTime, depth_for_seconds, depth_for_steps, measure_step
-from medhpc.train.examples import Example, open_examples
+from medhpc.train.depth import DEPTHS, STEPS_PER_LAYER, StepTime, depth_for_seconds, depth_for_steps, measure_step
+from medhpc.train.examples import CACHE_BYTES, MOST_JUDGED, Example, open_examples, region_of
 from medhpc.train.options import Options, minimum_shape
 from medhpc.train.patches import default_patch, patch_of
+from medhpc.volume import open_volume
 
 PATCHES: Mapping[int, Sequence[Index]] = {
     2: ((1, 256, 256), (1, 384, 384), (1, 512, 512)),
@@ -80,6 +81,28 @@ def plan_training(
         return [_choice(examples, options, patch, chosen) for patch in patches]
 
 
+def bytes_kept(pairs: Sequence[tuple[str | Path, str | Path]], options: Options) -> int:
+    """Memory for volumes and truths while a network is trained on them; only their headers are read."""
+    found = 0
+    for path, _ in pairs:
+        with open_volume(path) as volume:
+            found += region_of(volume, options).size * (volume.channels * volume.dtype.itemsize + 1)
+    return 2 * min(found, CACHE_BYTES)  # what is read is there twice for a moment
+
+
+def bytes_of_maps(pairs: Sequence[tuple[str | Path, str | Path]], options: Options) -> int:
+    """At most: maps and gradients of a step, or the maps of what is held out; only headers are read."""
+    found = 0
+    for path, _ in pairs:
+        with open_volume(path) as volume:
+            shape = region_of(volume, options).shape
+            wanted = options.patch or default_patch(options.ndim)
+            step = 2 * math.prod(min(n, length) for n, length in zip(wanted, shape, strict=True))
+            judged = min(math.prod(shape), MOST_JUDGED) if options.validation else 0
+            found = max(found, _bytes(volume.channels, options.depth or DEPTHS[-1], options, max(step, judged)))
+    return found
+
+
 def choose_depth(examples: Sequence[Example], options: Options, patch: Index, device: torch.device) -> int:
     """The depth asked for, or what the budget trains well on this machine."""
     if options.depth is not None:
@@ -104,14 +127,18 @@ def _choice(examples: Sequence[Example], options: Options, patch: Index, device:
     step = measure_step(patch, device, numbers)
     depth = options.depth or _depth(options, step)
     seconds = step.at(depth)
-    channels = numbers["in_channels"] + depth * options.width
     return Choice(
         patch=patch,
         depth=depth,
         seconds_per_step=seconds,
         steps=options.steps or round((options.seconds or 0) / seconds),
-        bytes=round(2 * PADDING * 4 * channels * math.prod(patch)),
+        bytes=_bytes(numbers["in_channels"], depth, options, 2 * math.prod(patch)),
     )
+
+
+def _bytes(channels: int, depth: int, options: Options, voxels: int) -> int:
+    """Of all maps of a network, in float32."""
+    return round(PADDING * 4 * (channels + depth * options.width) * voxels)
 
 
 def _depth(options: Options, step: StepTime) -> int:
