@@ -18,13 +18,14 @@ from medhpc.cli import training
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
-from medhpc.train import pictures
+from medhpc.train import pictures, planning
 from medhpc.train.checkpoint import State
 from medhpc.train.depth import StepTime, depth_for_seconds, depth_for_steps
 from medhpc.train.examples import around, check_room, fairest, open_examples, pooled, splits
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import draw_patch
+from medhpc.train.planning import largest_patch, mean_step
 from medhpc.train.results import TrainingResult
 from medhpc.train.schedule import JUDGEMENTS, end_of, has_stalled, is_judged, rate_at, why_stalled
 from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
@@ -214,6 +215,29 @@ def test_patches_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
         assert len(set(firsts)) == 8
         objects = [draw_patch(kept, (8, 12, 12), 7, step)[1].any() for step in range(60)]
         assert sum(objects) >= 30
+
+
+def test_a_patch_is_clipped_in_the_thin_volume_only(tmp_path):
+    pairs = [memory_pair(tmp_path, shape, seed) for seed, shape in enumerate([(20, 40, 44), (44, 40, 44)])]
+    with ExitStack() as files:
+        thin, thick = open_examples(pairs, Options(validation=0), (5, 5, 5), files)
+        wanted = (28, 12, 12)
+        shapes = [draw_patch([thin, thick], wanted, 0, step, sample)[1].shape for step in range(8) for sample in (0, 1)]
+        assert set(shapes) == {(z, 12, 12) for z, *_ in shapes} and max(shapes) == wanted
+        assert {z <= 20 for z, *_ in shapes} == {True, False}
+        assert all(16 <= z <= 20 or z == 28 for z, *_ in shapes)
+        assert largest_patch([thin, thick], wanted) == largest_patch([thick, thin], wanted) == wanted
+        assert largest_patch([thin], wanted) == (20, 12, 12)
+
+
+def test_the_time_of_a_step_is_the_mean_over_volumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "measure_step", lambda patch, *_: StepTime(seconds=float(np.prod(patch)), power=1.0))
+    pairs = [memory_pair(tmp_path, shape, seed) for seed, shape in enumerate([(20, 40, 44), (44, 40, 44)])]
+    with ExitStack() as files:
+        options = Options(validation=0)
+        examples = open_examples(pairs, options, (5, 5, 5), files)
+        for some in (examples, examples[::-1]):
+            assert mean_step(some, options, (40, 12, 12), torch.device("cpu")).seconds == pytest.approx(30 * 144)
 
 
 def test_normalisation_is_once_per_volume(tmp_path):

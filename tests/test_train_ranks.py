@@ -20,20 +20,23 @@ QUICK = {"depth": 3, "patch": (12, 14, 16), "threads": 1, "device": "cpu", "seed
 
 @pytest.fixture
 def pair(tmp_path) -> tuple[Path, Path]:
-    """A volume of balls, and their labels."""
+    """A volume of balls, and their labels; the first planes of both lie beside them."""
     rng = np.random.default_rng(0)
     volume, labels = rng.normal(100, 10, (20, 40, 40)), np.zeros((20, 40, 40), np.uint8)
     for z, y, x in rng.integers(4, (16, 36, 36), (12, 3)):
         ball = sum((axis - c) ** 2 for axis, c in zip(np.ogrid[:20, :40, :40], (z, y, x), strict=True)) < 12
         volume[ball] += 60
         labels[ball] = 1
-    tifffile.imwrite(tmp_path / "volume.tif", volume.astype(np.uint16), metadata={"axes": "ZYX"})
-    tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"})
+    for name, planes in (("", 20), ("thin_", 9)):
+        tifffile.imwrite(tmp_path / f"{name}volume.tif", volume[:planes].astype(np.uint16), metadata={"axes": "ZYX"})
+        tifffile.imwrite(tmp_path / f"{name}labels.tif", labels[:planes], metadata={"axes": "ZYX"})
     return tmp_path / "volume.tif", tmp_path / "labels.tif"
 
 
 def train(ranks: Ranks, pair: tuple[Path, Path], out: Path, options: dict) -> tuple[float, int]:
-    result = train_msd([pair], out, ranks=ranks, **QUICK, **options)
+    """On a volume and on a thin one, whose patches are smaller."""
+    thin = tuple(path.with_name(f"thin_{path.name}") for path in pair)
+    result = train_msd([pair, thin], out, ranks=ranks, **QUICK, **options)
     return result.loss, result.steps
 
 

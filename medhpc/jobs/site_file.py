@@ -203,5 +203,5 @@ EXAMPLES: dict[str, Value] = {
     "infer": {"partition": "gpu", "gres": "gpu:1"},
     "stitch": {"partition": "cpu", "memory": "64G"},
     "dip": {"partition": "gpu", "gres": "gpu:4"},
-    "train": {"partition": "cpu", "cpus": 32},
+    "train": {"partition": "cpu", "memory": "16G"},
 }

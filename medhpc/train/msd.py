@@ -32,7 +32,7 @@ from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkp
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
 from medhpc.train.options import Options, check_name, minimum_shape, options_of
-from medhpc.train.patches import default_patch, patch_of, patches
+from medhpc.train.patches import default_patch, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.planning import choose_depth
 from medhpc.train.results import Standing, TrainingResult
@@ -111,7 +111,7 @@ def train_msd(
     voxel_size_um : (z, y, x)
         Of all volumes, in place of what their files tell.
     patch : str or (z, y, x)
-        Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped to what there is.
+        Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped in each volume to what there is.
     normalize : {"volume", "network"}
         Intensities by each volume's own mean and deviation, or by those of all volumes together. Objects that differ
         from what is around them by much less are looked at through a window (:mod:`medhpc.train.window`); for numbers
@@ -200,7 +200,7 @@ def _train(
     wanted = options.patch or default_patch(options.ndim)
     identity = {**options.as_json(), "volumes": [example.as_json() for example in examples]}
     known = saved_depth(out, identity)
-    depth = known or choose_depth(examples, options, patch_of(examples[0], wanted), device)
+    depth = known or choose_depth(examples, options, wanted, device)
     depth = ranks.from_first(depth)  # each has measured its own
     state = begin(examples, options, depth, device)
     if known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,11 @@ class Choice:
     Attributes
     ----------
     patch : (z, y, x)
+        The largest; it is clipped in each volume to what there is.
     depth : int
         Asked for, or what the budget trains well.
     seconds_per_step : float
-        Continued from the steps of two smaller depths.
+        Continued from the steps of two smaller depths; the mean over the volumes.
     steps : int
         In the budget.
     bytes : int
@@ -77,8 +78,8 @@ def plan_training(
     with ExitStack() as files:
         examples = open_examples(pairs, options, minimum_shape(options), files)
         tried = [options.patch] if options.patch else [default_patch(options.ndim), *PATCHES[options.ndim]]
-        patches = dict.fromkeys(patch_of(examples[0], patch) for patch in tried)  # in their order, each once
-        return [_choice(examples, options, patch, chosen) for patch in patches]
+        wanted = {largest_patch(examples, patch): patch for patch in reversed(tried)}  # each once
+        return [_choice(examples, options, patch, chosen) for patch in reversed(wanted.values())]
 
 
 def bytes_kept(pairs: Sequence[tuple[str | Path, str | Path]], options: Options) -> int:
@@ -103,13 +104,25 @@ def bytes_of_maps(pairs: Sequence[tuple[str | Path, str | Path]], options: Optio
     return found
 
 
-def choose_depth(examples: Sequence[Example], options: Options, patch: Index, device: torch.device) -> int:
+def largest_patch(examples: Sequence[Example], wanted: Index) -> Index:
+    """Of what the wanted patch becomes in each volume."""
+    return max((patch_of(example, wanted) for example in examples), key=math.prod)
+
+
+def mean_step(examples: Sequence[Example], options: Options, wanted: Index, device: torch.device) -> StepTime:
+    """Measure the largest patch; thin volumes, which are drawn as often, have smaller ones that take their part."""
+    step = measure_step(largest_patch(examples, wanted), device, network_numbers(examples, options))
+    sizes = [math.prod(patch_of(example, wanted)) for example in examples]
+    return replace(step, seconds=step.seconds * sum(sizes) / len(sizes) / max(sizes))
+
+
+def choose_depth(examples: Sequence[Example], options: Options, wanted: Index, device: torch.device) -> int:
     """The depth asked for, or what the budget trains well on this machine."""
     if options.depth is not None:
         return options.depth
     if options.seconds is None:
         return depth_for_steps(options.steps or 0)
-    return depth_for_seconds(options.seconds, measure_step(patch, device, network_numbers(examples, options)))
+    return depth_for_seconds(options.seconds, mean_step(examples, options, wanted, device))
 
 
 def network_numbers(examples: Sequence[Example], options: Options) -> dict[str, int]:
@@ -122,9 +135,8 @@ def network_numbers(examples: Sequence[Example], options: Options) -> dict[str, 
     }
 
 
-def _choice(examples: Sequence[Example], options: Options, patch: Index, device: torch.device) -> Choice:
-    numbers = network_numbers(examples, options)
-    step = measure_step(patch, device, numbers)
+def _choice(examples: Sequence[Example], options: Options, wanted: Index, device: torch.device) -> Choice:
+    patch, step = largest_patch(examples, wanted), mean_step(examples, options, wanted, device)
     depth = options.depth or _depth(options, step)
     seconds = step.at(depth)
     return Choice(
@@ -132,7 +144,7 @@ def _choice(examples: Sequence[Example], options: Options, patch: Index, device:
         depth=depth,
         seconds_per_step=seconds,
         steps=options.steps or round((options.seconds or 0) / seconds),
-        bytes=_bytes(numbers["in_channels"], depth, options, 2 * math.prod(patch)),
+        bytes=_bytes(examples[0].volume.channels, depth, options, 2 * math.prod(patch)),
     )
 
 
