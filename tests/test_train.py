@@ -166,6 +166,27 @@ def test_a_training_killed_within_seconds_goes_on_and_says_so(tmp_path, cells):
     assert len(said) == 1 and said[0].startswith(f"resumed at step {result.resumed_at} of 6 from ")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_ctrl_c_ends_behind_it(tmp_path, cells, monkeypatch, number):
+    """Nothing else writes one here. SIGUSR1 lets it go on, until an error ends it two steps later."""
+    monkeypatch.setattr(msd_module, "_pause", lambda _: 1e9)
+    pairs, out, steps = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors", []
+
+    def tell(done, _):
+        steps.append(done)
+        if done == 3:
+            os.kill(os.getpid(), number)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train_msd(pairs, out, steps=6, progress=tell, **QUICK)
+    assert steps[-1] == (5 if number == signal.SIGUSR1 else 3)
+    assert signal.getsignal(number) is before
+    assert train_msd(pairs, out, steps=6, **QUICK).resumed_at == 3
+
+
 def test_checkpoint_of_another_training_is_refused(tmp_path, cells, monkeypatch):
     pairs, out = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors"
     interrupted(monkeypatch, pairs, out, steps=9, **QUICK)

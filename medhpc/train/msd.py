@@ -42,7 +42,7 @@ from medhpc.train.truth import NEAR_WEIGHT
 from medhpc.train.window import object_window
 
 CHECKPOINT_SECONDS = 30.0
-"""At most between two checkpoints: the first comes after the first step, each next one at twice the time."""
+"""At most between two checkpoints."""
 
 
 def train_msd(
@@ -232,7 +232,7 @@ def _train(
                         say(f"ends early: {why_stalled(state)}")
             if progress:
                 progress(state.step, options.steps_in_all(state.step, state.seconds, end_of(state)))
-            if saving.is_due(min(CHECKPOINT_SECONDS, state.seconds / 2)):
+            if saving.is_due(_pause(state)):
                 if ranks.is_first:
                     save_checkpoint(state, out, identity)
                 saving.end_if_told()
@@ -271,6 +271,11 @@ def computed_in(options: Options, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _pause(state: State) -> float:
+    """Seconds between two checkpoints: the first comes after the first step, each next one at twice the time."""
+    return min(CHECKPOINT_SECONDS, state.seconds / 2)
 
 
 def _seconds_since(began: float, ranks: Ranks) -> float:
