@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from medhpc.engine.memory import peak_growth
 from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
+from medhpc.ranks.group import ALONE, Ranks
 
 
 class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
@@ -84,6 +86,45 @@ class Engine(ABC):
         """The part of the computing on a block that its wanted part depends on: above 0, up to 1."""
         return 1.0
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether it can evaluate this network plane by plane (:meth:`sweep`)."""
+        return False
+
+    def sweep(
+        self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
+    ) -> Iterator[np.ndarray]:
+        """Evaluate a block that comes and goes plane by plane; nothing is computed twice.
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray, shape (channels, n, y, x)
+            As :meth:`__call__` takes them, one behind the other along z, of any n.
+        shape : (z, y, x)
+            Of all of them together.
+        kind : {"probability", "classes", "raw"}
+        step : int
+            Planes that are computed at once. A later start at a whole number of steps gives the same bits, from the
+            receptive radius and a step on.
+        ranks : Ranks
+            Processes that share every plane; blocks and result are the rows of this one, of which it has at least as
+            many as the largest dilation.
+
+        Yields
+        ------
+        ndarray, shape (outputs, n, y, x)
+            Finished planes, one behind the other.
+
+        Raises
+        ------
+        BlockTooLarge
+        """
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
+
+    def sweep_bytes(self, shape: Index, step: int) -> int:
+        """Memory that a sweep of such a block takes."""
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
+
     def measure(self, channels: int, seconds: float = 3.0) -> Cost:
         """Time and memory per voxel of a volume of so many channels.
 
@@ -113,3 +154,18 @@ class Engine(ABC):
             self(block, "raw")
             took = time.perf_counter() - began
         return took, growth.bytes
+
+
+def in_steps(blocks: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:
+    """Blocks (channels, n, y, x) of any n as blocks of `step` planes, of which the last one may have fewer."""
+    waiting: list[np.ndarray] = []
+    planes = 0
+    for block in blocks:
+        waiting.append(block)
+        planes += block.shape[1]
+        while planes >= step:
+            joined = np.concatenate(waiting, axis=1) if len(waiting) > 1 else waiting[0]
+            yield joined[:, :step]
+            waiting, planes = [joined[:, step:]], planes - step
+    if planes:
+        yield np.concatenate(waiting, axis=1)
