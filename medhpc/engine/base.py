@@ -53,6 +53,7 @@ class Engine(ABC):
     """
 
     name: str
+    sweep_step = 16  # planes of a step of :meth:`sweep`: more take more memory, fewer more time
     network: Any  # any module with the attributes of medhpc.nets
     device: torch.device
     threads: int
