@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,24 @@ def why_not_msd(network: torch.nn.Module) -> str:
         return "it evaluates MS-D networks only"
     dtype = network.head_weight.dtype
     return "" if dtype == torch.float32 else f"the network's weights are {dtype}, not torch.float32"
+
+
+def regrouped(blocks: Iterable[np.ndarray], planes: int) -> Iterator[np.ndarray]:
+    """The same planes, along the second axis, in blocks of so many each; of fewer, the last one."""
+    kept: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        kept.append(block)
+        count += block.shape[1]
+        if count < planes:
+            continue
+        joined = kept[0] if len(kept) == 1 else np.concatenate(kept, axis=1)
+        whole = count // planes * planes
+        for first in range(0, whole, planes):
+            yield joined[:, first : first + planes]
+        kept, count = [joined[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(kept, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +102,47 @@ class Engine(ABC):
     def needed(self, block: Index, wanted: Box) -> float:
         """The part of the computing on a block that its wanted part depends on: above 0, up to 1."""
         return 1.0
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it can :meth:`sweep`."""
+        return False
+
+    def sweep(self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int) -> Iterator[np.ndarray]:
+        """Evaluate a whole volume plane after plane, without halos, in memory for some of its planes.
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray, shape (channels, n, y, x)
+            Normalised float32, consecutive along z, of any n >= 1.
+        shape : (z, y, x)
+            Of the volume.
+        kind : {"probability", "classes", "raw"}
+        step : int
+            Planes that are computed at a time.
+
+        Yields
+        ------
+        ndarray, shape (outputs, m, y, x)
+            The next planes, as early as they are finished.
+
+        Raises
+        ------
+        BlockTooLarge
+        """
+        raise NotImplementedError(f"the engine {self.name} does not sweep")
+
+    def sweep_bytes(self, shape: Index, step: int) -> int:
+        """Memory that :meth:`sweep` takes, without the blocks that it is given and with the planes that it yields."""
+        raise NotImplementedError(f"the engine {self.name} does not sweep")
+
+    def sweep_warm_up(self, step: int) -> int:
+        """Planes by which a sweep must begin, a whole number of steps, before the first one that is to be right.
+
+        "Right" means equal, in every bit, to a sweep that has begun at the volume's first plane. Within rounding, the
+        network's receptive radius is enough.
+        """
+        raise NotImplementedError(f"the engine {self.name} does not sweep")
 
     def measure(self, channels: int, seconds: float = 3.0) -> Cost:
         """Time and memory per voxel of a volume of so many channels.
