@@ -96,7 +96,7 @@ def test_after_a_kill_the_rest_gets_the_same_bits(tmp_path: Path) -> None:
     rest = infer(run, device="cpu", threads=1)
     assert (rest.skipped, rest.computed) == (6, len(plan.grid) - 6)
     assert np.array_equal(stored(run), stored(whole_run))
-    (again,) = stretches(plan, range(6, len(plan.grid)))
+    (again,) = stretches(plan, range(6, len(plan.grid)), 24)
     assert again.read.start[0] > 0  # it did not begin anew
 
 
@@ -113,7 +113,7 @@ def test_tasks_that_share_a_column_give_the_same_bits(tmp_path: Path) -> None:
 
 def test_tiles_far_apart_are_swept_by_themselves(tmp_path: Path) -> None:
     plan, _ = planned(tmp_path, cells((400, 12, 12)), scheme="sweep", tile=(20, 12, 12))
-    near, far = stretches(plan, [1, 2, 17])
+    near, far = stretches(plan, [1, 2, 17], 23)
     assert [t.index for t in near.tiles] == [1, 2] and [t.index for t in far.tiles] == [17]
     assert near.read.stop[0] < far.read.start[0]
 

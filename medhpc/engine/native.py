@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
-from medhpc.engine.base import BlockTooLarge, Engine, why_not_msd
+from medhpc.engine.base import BlockTooLarge, Engine, regrouped, why_not_msd
 from medhpc.geometry import Box, Index
-from medhpc.kernel import load_library, usable_variants, why_not_built
+from medhpc.kernel import SweepShape, load_library, usable_variants, why_not_built
 from medhpc.nets import MSD
 from medhpc.nets.kernel import kernel_network
 from medhpc.nets.msd import WINDOW_EDGE
+from medhpc.ranks.group import ALONE, Ranks
 
 
 def why_not_native(network: torch.nn.Module | None = None) -> str:
@@ -72,6 +74,43 @@ class NativeEngine(Engine):
             given += sources * whole.size
             reach += max(network.dilations[layer * network.width : (layer + 1) * network.width])
         return spent / given
+
+    @property
+    def sweeps(self) -> bool:
+        """See :class:`medhpc.engine.base.Engine`."""
+        return True
+
+    def sweep(
+        self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
+    ) -> Iterator[np.ndarray]:
+        """See :class:`medhpc.engine.base.Engine`; numbers of any dtype and stride."""
+        steps = (np.require(block, np.float32, "A") for block in regrouped(blocks, step))
+        if self.network.ndim == 2:
+            return (self(block, kind) for block in steps)
+        self.network.check_shape((1, self.network.in_channels, *shape))
+        return self._swept(steps, SweepShape(shape=shape, step=step), kind)
+
+    def sweep_bytes(self, shape: Index, step: int) -> int:
+        """See :class:`medhpc.engine.base.Engine`."""
+        planes = min(step, shape[0])
+        if self.network.ndim == 2:
+            return self.bytes((planes, *shape[1:]))
+        result = 4 * self.network.out_channels * planes * math.prod(shape[1:])
+        return self._kernel.sweep_bytes(SweepShape(shape=shape, step=step), self.threads) + result
+
+    def sweep_warm_up(self, step: int) -> int:
+        """See :class:`medhpc.engine.base.Engine`."""
+        return 0 if self.network.ndim == 2 else self._kernel.sweep_warm_up(step)
+
+    def _swept(self, steps: Iterator[np.ndarray], shape: SweepShape, kind: str) -> Iterator[np.ndarray]:
+        try:
+            sweep = self._kernel.sweep(shape, kind, self.threads)
+            for _ in range(sweep.steps):
+                finished = sweep.advance(next(steps, None))
+                if finished.size:
+                    yield finished
+        except MemoryError:
+            raise BlockTooLarge(f"no memory for a sweep over planes of {shape.shape[1:]} voxels") from None
 
     def _evaluate(self, block: np.ndarray, kind: str, wanted: Box) -> np.ndarray:
         outputs = self.network.out_channels - (kind == "probability" and self.network.out_channels > 1)

@@ -46,10 +46,10 @@ class Stretch:
     read: Box
 
 
-def stretches(plan: Plan, missing: Sequence[int]) -> list[Stretch]:
-    """What is swept for these tiles: a stretch of each column, or several with more than two radii between them."""
+def stretches(plan: Plan, missing: Sequence[int], around: int) -> list[Stretch]:
+    """What is swept for these tiles, and `around` them: a stretch of each column, or several if they are far apart."""
     assert plan.sweep
-    around, found = plan.halo.size[0] + plan.sweep.step, []
+    around, found = max(around, plan.halo.size[0] + plan.sweep.step), []
     tiles = [plan.grid[index] for index in sorted(missing)]
     for number, column in itertools.groupby(tiles, key=lambda tile: tile.index // plan.grid.counts[0]):
         whole = plan.columns[number].read
@@ -77,11 +77,12 @@ def compute_columns(
     claims = run.digests(set(chosen)) if ranks.is_first else {}
     missing = _missing(run, chosen, claims, ranks)
     tally.finished = len(chosen) - len(missing)
-    todo = stretches(run.plan, missing)
-    if not todo:
+    if not missing:
         return tally
+    assert run.plan.sweep
     engine = load()
     run.sweep()
+    todo = stretches(run.plan, missing, engine.sweep_warm_up(run.plan.sweep.step))
     total, before = sum(stretch.read.shape[0] for stretch in todo), 0
     for stretch in todo:
         column = _Column(run=run, source=source, engine=engine, ranks=ranks, stretch=stretch)
