@@ -86,7 +86,7 @@ void evaluate(const Case& c) {
         if (msd_run(network, block.data(), strides, c.shape, wanted, kind, c.threads, result.data())) std::abort();
     }
     backward(network, c, block, weights.size(), channels);
-    if (c.dimensions == 3) sweep(network, c, block);
+    sweep(network, c, block);
     msd_destroy(network);
 }
 

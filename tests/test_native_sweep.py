@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ranked import on_ranks
 from test_native import TOLERANCE, built, difference, lively, networks, noise, truth
 
 from medhpc.engine import BlockTooLarge
@@ -15,6 +16,7 @@ from medhpc.errors import NetworkMismatch
 from medhpc.kernel import SweepShape, load_library, usable_variants
 from medhpc.nets import MSD
 from medhpc.nets.kernel import kernel_network
+from medhpc.ranks.group import Ranks
 
 VARIANTS = usable_variants() or ("none",)
 
@@ -205,6 +207,34 @@ def test_two_halves_that_give_each_other_rows_are_the_whole(data, case, step):
     volume = noise(network.in_channels, volume.shape[1], rows, volume.shape[3])
     cut = data.draw(st.integers(reach, rows - reach))
     assert difference(swept_in_halves(network, volume, cut, step), truth(network, volume)) <= TOLERANCE
+
+
+RANKED = (
+    {"dilations": [1, 3, 2], "width": 2},
+    {"dilations": [2, 3], "padding": "zero", "in_channels": 2},
+    {"dilations": [1, 3], "ndim": 2},
+)
+
+
+def sweeps_of_rows(ranks: Ranks, bounds: list[int]) -> list[np.ndarray]:
+    """Each network's sweep of the rows of this rank."""
+    found = []
+    for numbers in RANKED:
+        network = lively(MSD(**{"in_channels": 1, "out_channels": 2, "depth": 7, **numbers}))
+        rows = noise(network.in_channels, 33, bounds[-1], 12)[:, :, bounds[ranks.rank] : bounds[ranks.rank + 1]]
+        parts = NativeEngine(network, 1).sweep(iter([rows]), rows.shape[1:], "raw", 8, ranks)
+        found.append(np.concatenate(list(parts), axis=1))
+    return found
+
+
+@built
+@pytest.mark.parametrize("bounds", [[0, 3, 11], [0, 5, 8, 11, 16]])
+def test_ranks_with_some_rows_each_give_the_whole(bounds):
+    parts = on_ranks(len(bounds) - 1, sweeps_of_rows, bounds)
+    for numbers, rows in zip(RANKED, zip(*parts, strict=True), strict=True):
+        network = lively(MSD(**{"in_channels": 1, "out_channels": 2, "depth": 7, **numbers}))
+        expected = truth(network, noise(network.in_channels, 33, bounds[-1], 12))
+        assert difference(np.concatenate(rows, axis=2), expected) <= TOLERANCE
 
 
 # --- what is given --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medhpc.engine.base import BlockTooLarge, Engine, regrouped, why_not_msd
+from medhpc.engine.native_sweep import rows_of_neighbours, swept
 from medhpc.geometry import Box, Index
 from medhpc.kernel import SweepShape, load_library, usable_variants, why_not_built
 from medhpc.nets import MSD
@@ -84,33 +85,28 @@ class NativeEngine(Engine):
         self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
     ) -> Iterator[np.ndarray]:
         """See :class:`medhpc.engine.base.Engine`; numbers of any dtype and stride."""
-        steps = (np.require(block, np.float32, "A") for block in regrouped(blocks, step))
-        if self.network.ndim == 2:
-            return (self(block, kind) for block in steps)
-        self.network.check_shape((1, self.network.in_channels, *shape))
-        return self._swept(steps, SweepShape(shape=shape, step=step), kind)
+        low, high = rows_of_neighbours(self._kernel, ranks).here
+        seen = (low + shape[1] + high, shape[2])
+        self.network.check_shape((1, self.network.in_channels, *shape[: self.network.ndim - 2], *seen))
+        return self._swept(blocks, shape, kind, step, ranks)
 
     def sweep_bytes(self, shape: Index, step: int) -> int:
         """See :class:`medhpc.engine.base.Engine`."""
-        planes = min(step, shape[0])
-        if self.network.ndim == 2:
-            return self.bytes((planes, *shape[1:]))
-        result = 4 * self.network.out_channels * planes * math.prod(shape[1:])
+        result = 4 * self.network.out_channels * min(step, shape[0]) * math.prod(shape[1:])
         return self._kernel.sweep_bytes(SweepShape(shape=shape, step=step), self.threads) + result
 
     def sweep_warm_up(self, step: int) -> int:
         """See :class:`medhpc.engine.base.Engine`."""
-        return 0 if self.network.ndim == 2 else self._kernel.sweep_warm_up(step)
+        return self._kernel.sweep_warm_up(step)
 
-    def _swept(self, steps: Iterator[np.ndarray], shape: SweepShape, kind: str) -> Iterator[np.ndarray]:
+    def _swept(
+        self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks
+    ) -> Iterator[np.ndarray]:
+        steps = (np.require(block, np.float32, "A") for block in regrouped(blocks, step))
         try:
-            sweep = self._kernel.sweep(shape, kind, self.threads)
-            for _ in range(sweep.steps):
-                finished = sweep.advance(next(steps, None))
-                if finished.size:
-                    yield finished
+            yield from swept(self._kernel, steps, shape, kind, step, self.threads, ranks)
         except MemoryError:
-            raise BlockTooLarge(f"no memory for a sweep over planes of {shape.shape[1:]} voxels") from None
+            raise BlockTooLarge(f"no memory for a sweep over planes of {shape[1:]} voxels") from None
 
     def _evaluate(self, block: np.ndarray, kind: str, wanted: Box) -> np.ndarray:
         outputs = self.network.out_channels - (kind == "probability" and self.network.out_channels > 1)

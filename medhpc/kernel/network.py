@@ -120,7 +120,7 @@ class KernelNetwork:
         return int(self._library.msd_sweep_bytes(self._handle, shape.numbers, threads))
 
     def sweep(self, shape: SweepShape, kind: str, threads: int) -> KernelSweep:
-        """Begin a sweep along z; of 3D networks only."""
+        """Begin a sweep along z; the planes of a 2D network do not see each other."""
         handle = self._library.msd_sweep(self._handle, shape.numbers, KINDS[kind], threads)
         return KernelSweep(self, self._library, handle, shape, kind, threads)
 

@@ -144,5 +144,7 @@ class KernelSweep:
     def _lag(self) -> int:
         """Of the last layer behind the input."""
         architecture = self._network.architecture
+        if architecture.ndim == 2:
+            return 0
         width, dilations = architecture.width, architecture.dilations
         return sum(max(dilations[k : k + width]) for k in range(0, len(dilations), width))

@@ -57,7 +57,7 @@ PUBLIC int msd_sweep_warm_up(const void* network, int step) {
     return SweepPlan(*static_cast<const Network*>(network)).warm_up(step);
 }
 
-// Begin a sweep; shape as above. The network, of three dimensions, must outlive it. Null: no memory.
+// Begin a sweep; shape as above. The network must outlive it. Null: no memory.
 PUBLIC void* msd_sweep(const void* network, const int* shape, int kind, int threads) try {
     const SweepShape of{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
     return new Sweep(*static_cast<const Network*>(network), of, static_cast<Kind>(kind), threads);

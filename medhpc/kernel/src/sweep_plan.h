@@ -27,7 +27,7 @@ class SweepPlan {
         int lag = 0, given = 0;
         for (int layer = 0; layer < network.layers(); layer++) {
             const int* dilations = net.dilations + layer * net.width;
-            lags_.push_back(lag += *std::max_element(dilations, dilations + net.width));
+            lags_.push_back(lag += along_z(*std::max_element(dilations, dilations + net.width)));
             const int ready = net.inputs + (layer + 1) * net.width;
             const bool due = ready - given >= SCORED_TOGETHER || layer == network.layers() - 1;
             scored_.push_back({given, due ? ready : given});
@@ -57,6 +57,7 @@ class SweepPlan {
     // Where a sweep begins inside of a volume: planes of its result that may differ, in any bit, from those of a sweep that
     // has begun a number of steps below. They depend on the border, or share tiles, and so rounding, with such planes.
     int warm_up(int step) const {
+        if (network_.architecture().dimensions == 2) return 0;
         int wrong = 0, here = 0, layer = 0;  // planes of earlier layers; of this layer, too
         for (const Pass& pass : network_.passes()) {
             if (pass.layer != layer) wrong = here;
@@ -76,13 +77,16 @@ class SweepPlan {
         int start, stop;
     };
 
+    // Planes that a tap reaches: the planes of a 2D network do not see each other.
+    int along_z(int dilation) const { return network_.architecture().dimensions == 3 ? dilation : 0; }
+
     void find_lives() {
         const int inputs = network_.architecture().inputs, channels = network_.head().channels;
         for (int c = 0; c < channels; c++) lives_.push_back({c < inputs ? 0 : INT_MAX, 0});
         for (const Pass& pass : network_.passes()) {
             const int lag = lags_[pass.layer];
             for (int c = pass.first_source; c < pass.first_source + pass.sources; c++)
-                lives_[c].stop = std::max(lives_[c].stop, lag + pass.dilation);
+                lives_[c].stop = std::max(lives_[c].stop, lag + along_z(pass.dilation));
             for (const Group& group : pass.groups)
                 for (int target : group.targets) lives_[inputs + target].start = std::min(lives_[inputs + target].start, lag);
         }
@@ -92,8 +96,7 @@ class SweepPlan {
                 lives_[c].stop = std::max(lives_[c].stop, lags_[layer]);
             if (scored_[layer].stop > 0) first = std::min(first, lags_[layer]);
         }
-        const bool at_once = first == lags_.back();
-        if (!at_once) lives_.insert(lives_.end(), network_.head().outputs, {first, lags_.back()});
+        if (scored_.back().first > 0) lives_.insert(lives_.end(), network_.head().outputs, {first, lags_.back()});
     }
 
     // The first output of a tile depends on the plane before it, each on the plane of the first output.
