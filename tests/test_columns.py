@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ranked import on_ranks
 from samples import cells, msd, probabilities, stored, whole, write_tiff
+from test_native import built
 
 from medhpc.errors import BadOption, NonFinite
 from medhpc.geometry import Box
@@ -33,9 +34,10 @@ def planned(folder: Path, volume: np.ndarray, name: str = "run", **options: Any)
     return tile(source, folder / name, network=network, **{**HERE, "store": "raw", **options}), folder / name
 
 
-def test_a_sweep_stores_what_the_whole_volume_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torch", pytest.param("native", marks=built)])
+def test_a_sweep_stores_what_the_whole_volume_gives(tmp_path: Path, engine: str) -> None:
     volume = cells(SHAPE)
-    plan, run = planned(tmp_path, volume, scheme="sweep")
+    plan, run = planned(tmp_path, volume, scheme="sweep", engine=engine)
     assert plan.scheme == "sweep" and plan.computed_voxels == volume.size and plan.halo.how == "exact"
     result = infer(run, device="cpu", threads=1)
     assert result.computed == len(plan.grid)
@@ -84,9 +86,10 @@ def test_a_scheme_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
         planned(tmp_path, volume, scheme="columns", engine="reference")
 
 
-def test_after_a_kill_the_rest_gets_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torch", pytest.param("native", marks=built)])
+def test_after_a_kill_the_rest_gets_the_same_bits(tmp_path: Path, engine: str) -> None:
     volume = cells((150, 14, 16))
-    options: Any = {"scheme": "sweep", "tile": (16, 14, 16)}
+    options: Any = {"scheme": "sweep", "tile": (16, 14, 16), "engine": engine}
     plan, whole_run = planned(tmp_path, volume, "whole", **options)
     infer(whole_run, device="cpu", threads=1)
     _, run = planned(tmp_path, volume, **options)
@@ -145,11 +148,12 @@ def infer_on_ranks(ranks: Ranks, run: Path) -> int:
     return infer(run, device="cpu", threads=1, ranks=ranks).computed
 
 
+@pytest.mark.parametrize("engine", ["torch", pytest.param("native", marks=built)])
 @pytest.mark.parametrize("size", [2, 4])
-def test_ranks_share_the_rows_of_a_sweep(tmp_path: Path, size: int) -> None:
+def test_ranks_share_the_rows_of_a_sweep(tmp_path: Path, size: int, engine: str) -> None:
     volume = cells((50, 23, 16))
-    _, alone = planned(tmp_path, volume, "alone", scheme="sweep", store="probability")
-    plan, shared = planned(tmp_path, volume, "shared", scheme="sweep", store="probability")
+    _, alone = planned(tmp_path, volume, "alone", scheme="sweep", store="probability", engine=engine)
+    plan, shared = planned(tmp_path, volume, "shared", scheme="sweep", store="probability", engine=engine)
     infer(alone, device="cpu", threads=1)
     assert on_ranks(size, infer_on_ranks, shared) == [len(plan.grid)] * size
     Run(shared).require_all()
