@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from ranked import on_ranks
 from medhpc.errors import BadOption, ToldElsewhere
 from medhpc.nets import load
 from medhpc.ranks.group import ALONE, Ranks
+from medhpc.train import msd
+from medhpc.train.judge import Judgement
 from medhpc.train.msd import train_msd
 
 QUICK = {"depth": 3, "patch": (12, 14, 16), "threads": 1, "device": "cpu", "seed": 3}
@@ -63,6 +66,17 @@ def test_ranks_agree(pair, tmp_path):
 def test_a_time_ends_on_all_ranks_at_once(pair, tmp_path):
     results = on_ranks(2, train, pair, tmp_path / "net.safetensors", {"minutes": 0.02})
     assert len(set(results)) == 1 and results[0][1] >= 1
+
+
+def train_judged(ranks: Ranks, pair: tuple[Path, Path], out: Path) -> int:
+    """The first rank's judgements stall, those of others get better and better."""
+    losses = itertools.repeat(0.5) if ranks.is_first else (1 / n for n in itertools.count(1))
+    msd.judge = lambda *_: Judgement(loss=next(losses), dice=0.6)  # of this process alone
+    return train_msd([pair], out, ranks=ranks, steps=40, patience=4, **QUICK).steps
+
+
+def test_a_training_that_stalls_ends_on_all_ranks_at_once(pair, tmp_path):
+    assert on_ranks(2, train_judged, pair, tmp_path / "net.safetensors") == [24, 24]
 
 
 def refused(ranks: Ranks, pair: tuple[Path, Path], out: Path, options: dict) -> str:
