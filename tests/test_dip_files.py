@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 import torch
 from noisy_images import QUICK, TINY, noisy, smooth, store, stored
 
-from medhpc.dip import memory, work
+from medhpc.dip import memory, room, saving, work
 from medhpc.dip.denoise import denoise
-from medhpc.dip.files import Files
+from medhpc.dip.files import Files, open_image
 from medhpc.dip.options import Options
-from medhpc.errors import BadOption, BadTruth, NonFinite, NotAVolume, NotEnoughMemory, RunBusy
+from medhpc.errors import BadOption, BadTruth, DiskFull, NonFinite, NotAVolume, NotEnoughMemory, RunBusy
 from medhpc.nets.files import read_about
 from medhpc.volume import open_volume
 
@@ -159,6 +160,28 @@ def test_what_cannot_fit_is_refused_before_it_starts(tmp_path, monkeypatch):
     with pytest.raises(NotEnoughMemory, match="more than 0.0954 MiB are free: .*fewer --scales"):
         denoise(path, tmp_path / "b.tif", options=Options(**TINY), **QUICK)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_has_no_room_on_the_disk_is_refused_before_it_starts(tmp_path, monkeypatch):
+    path, out = store(tmp_path / "a.nii.gz", noisy(smooth((8, 9, 10)))), tmp_path / "b.nii.gz"
+    usage, free = shutil.disk_usage(tmp_path), []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
+    options, written = Options(iterations=2, runs=2, **TINY), []
+    image = open_image(path)
+    needed = room.bytes_of_results(Files(out, path), image, options) + room.bytes_kept(image, options)
+    free[:] = [needed - 1]
+    with pytest.raises(DiskFull, match=f"^{tmp_path}: .* GB are free, the result and its checkpoints may take .* GB; "):
+        denoise(path, out, options=options, **QUICK)
+    assert list(tmp_path.iterdir()) == [path]
+    free[:] = [needed]
+    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
+    there = path.stat().st_size
+    denoise(path, out, options=options, progress=lambda _: written.append(bytes_in(tmp_path) - there), **QUICK)
+    assert max(written) + stored(out).nbytes * 4 <= needed
+
+
+def bytes_in(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def test_two_at_once_into_one_file_exclude_each_other(tmp_path):

@@ -15,6 +15,7 @@ work            the runs of one volume, those that an earlier attempt finished i
 denoise         volumes in, volumes out
 plan            memory and operations, before anything runs
 memory          whether that fits, or how it would
+room            whether what is written fits on the disk
 compare         filters that need no network
 pictures        curves and slices
 =============== ================================================================================================

@@ -21,6 +21,7 @@ from medhpc.dip.options import Options
 from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, Standing
+from medhpc.dip.room import check_room_for
 from medhpc.dip.work import Done, Work
 from medhpc.errors import BadOption, NoDevice, NonFinite
 from medhpc.nets.identity import Identity
@@ -97,7 +98,7 @@ def denoise(
     Raises
     ------
     MedhpcError
-        BadOption, NonFinite and those of volumes.
+        BadOption, NonFinite, NotEnoughMemory, DiskFull and those of volumes.
     """
     options = options or Options()
     with ExitStack() as until_done:
@@ -126,6 +127,7 @@ def denoise(
                 progress=progress,
             )
             if ranks.is_first:
+                check_room_for(files, image, options)
                 until_done.enter_context(files.held(anew=not resume))
         work.checkpointed = ranks.most(work.checkpointed)  # all compute alike, whatever is free on their GPUs
         done = work.all_runs()

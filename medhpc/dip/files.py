@@ -34,6 +34,20 @@ class Files:
         self.picture = self._file.with_name(f"{self._stem}.dip.png")
         self.history = self._file.with_name(f"{self._stem}.dip.json")
 
+    @property
+    def folder(self) -> Path:
+        """Where all of them lie."""
+        return self._file.parent
+
+    @property
+    def is_packed_last(self) -> bool:
+        """Whether a result is written whole before it is compressed."""
+        return self._suffix.lower() == ".nii.gz"
+
+    def bytes_there(self) -> int:
+        """What an earlier attempt has written."""
+        return sum(path.stat().st_size for path in self.work.glob("*"))
+
     @contextmanager
     def held(self, *, anew: bool) -> Iterator[None]:
         """Keep others from denoising into the same file, for a block; `anew` forgets what an earlier attempt left.
