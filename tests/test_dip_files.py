@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import torch
 from noisy_images import QUICK, TINY, noisy, smooth, store, stored
 
 from medhpc.dip import memory, room, saving, work
 from medhpc.dip.denoise import denoise
-from medhpc.dip.files import Files, open_image
+from medhpc.dip.files import Files, _cast, open_image
 from medhpc.dip.options import Options
 from medhpc.errors import BadOption, BadTruth, DiskFull, NonFinite, NotAVolume, NotEnoughMemory, RunBusy
 from medhpc.nets.files import read_about
@@ -76,6 +78,30 @@ def test_colours_together_series_one_by_one_and_runs_averaged(tmp_path):
     assert [run.part for run in result.runs] == [0, 1]
     first = denoise(series, tmp_path / "first.nii", options=Options(iterations=4, **TINY), channel=0, **QUICK)
     assert np.array_equal(stored(first.clean)[0], stored(result.clean)[0])
+
+
+@pytest.mark.parametrize("end", [".png", ".tif"])
+def test_a_photo_is_a_photo_again(tmp_path, end):
+    pixels = noisy(smooth((24, 28, 3)) / 4, 25.0).clip(0, 255).astype(np.uint8)
+    (tmp_path / "photo.png").write_bytes(imagecodecs.png_encode(pixels))
+    options = Options(iterations=60, runs=2, **TINY)
+    result = denoise(tmp_path / "photo.png", tmp_path / f"clean{end}", options=options, **QUICK)
+    read = tifffile.imread if end == ".tif" else lambda path: imagecodecs.png_decode(path.read_bytes())
+    clean = read(result.clean)
+    assert clean.shape == pixels.shape and clean.dtype == np.uint8
+    assert clean.mean(axis=(0, 1)) == pytest.approx(pixels.mean(axis=(0, 1)), abs=8)
+    assert result.deviation.name == "clean.std.tif" and stored(result.deviation).dtype == np.float32
+
+
+def test_a_result_that_its_format_cannot_hold_is_refused_before_it_starts(tmp_path):
+    path = store(tmp_path / "a.tif", smooth((6, 7, 8)))
+    with pytest.raises(BadOption, match="b.png: PNG for 6 planes"):
+        denoise(path, tmp_path / "b.png", **QUICK)
+
+
+def test_values_are_rounded_not_cut():
+    values = np.array([-3.0, 0.4, 0.6, 254.6, 300.0], np.float32)
+    assert _cast(values, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
 
 
 def test_a_time_series_is_one_again(tmp_path):

@@ -170,7 +170,7 @@ def dip(
     """
     if launched() is None:  # several ranks check together, so that one of them tells what is wrong
         early.check_volume(noisy, channel, series=True)
-        early.check_out(clean, noisy)
+        early.check_out(clean, noisy, photos=True)
     from medhpc.dip.denoise import denoise
     from medhpc.ranks.group import joined
 

@@ -23,8 +23,8 @@ WRITTEN = ("format", "shape", "dtype", "voxel size")  # what is said of a volume
 def info(volume: str, level: int, channel: int | None, stats: bool, as_json: bool) -> None:
     """Say what VOLUME is: shape, axes, voxels, units, and whether boxes of it can be read cheaply.
 
-    VOLUME is a TIFF, a folder or glob of planes, a folder of DICOM slices, NIfTI, Zarr, OME-Zarr, or HDF5 with the
-    dataset behind a colon.
+    VOLUME is a TIFF, PNG or JPEG, a folder or glob of planes, a folder of DICOM slices, NIfTI, Zarr, OME-Zarr, or HDF5
+    with the dataset behind a colon.
 
     \b
       medhpc info brain.tif --stats
@@ -50,7 +50,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
 def convert(volume: str, out: str, channel: int | None, level: int, region: str | None, **voxel: Any) -> None:
     """Write VOLUME as OUT, in the format of OUT's suffix; an OUT that is there is replaced.
 
-    Suffixes: .tif, .h5 (or file.h5:/dataset), .nii, .nii.gz, .zarr (OME-Zarr 0.5 with a pyramid).
+    Suffixes: .tif, .h5 (or file.h5:/dataset), .nii, .nii.gz, .zarr (OME-Zarr 0.5 with a pyramid), .png (one plane).
 
     \b
       medhpc convert dicom/ body.nii.gz
@@ -63,7 +63,7 @@ def convert(volume: str, out: str, channel: int | None, level: int, region: str 
         volumes.convert(opened, out, region=box, progress=progress, **voxel)
     with volumes.open_volume(out) as written:
         lines = _lines(volumes.describe(written))
-    size = show.size(_bytes_of(volumes.check_writable(out)))
+    size = show.size(_bytes_of(volumes.check_writable(out, photos=True)))
     show.fields({"written": f"{out}, {size} on disk"} | {name: lines[name] for name in WRITTEN})
 
 
@@ -74,7 +74,9 @@ def _bytes_of(path: Path) -> int:
 
 def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     """What `describe` found, as a person reads it."""
-    channels = f", {found['channels']} channels" if found["channels"] > 1 else ""
+    channels = (
+        f", {found['channels']} {'colours' if found['are_colours'] else 'channels'}" if found["channels"] > 1 else ""
+    )
     lines = {
         "volume": found["path"],
         "format": found["format"],

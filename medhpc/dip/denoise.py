@@ -106,6 +106,7 @@ def denoise(
             files = Files(clean, noisy)
             _check(options, mask, truth, data_range, compare, checkpointed)
             image = open_image(noisy, channel)
+            files.check_holds(image, options.factor)
             known = None if mask is None else read_mask(mask, image.shape)
             if known is not None:
                 image = image.filled_outside(known)

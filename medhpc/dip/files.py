@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box, Index
 from medhpc.run.durable import alone_at, room_and_rights
-from medhpc.volume import check_writable, create_volume, open_volume
+from medhpc.volume import check_holds, check_writable, create_volume, open_volume
 
 LOCK = "lock"
 SUFFIXES = (".nii.gz", ".ome.zarr", ".ome.tif", ".ome.tiff")
@@ -25,7 +25,7 @@ class Files:
 
     def __init__(self, clean: str | Path, noisy: str | Path) -> None:
         self.clean = str(clean)
-        self._file = check_writable(clean, noisy)
+        self._file = check_writable(clean, noisy, photos=True)
         name = self._file.name
         self._suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), self._file.suffix)
         self._stem = name[: -len(self._suffix)]
@@ -43,6 +43,11 @@ class Files:
     def is_packed_last(self) -> bool:
         """Whether a result is written whole before it is compressed."""
         return self._suffix.lower() == ".nii.gz"
+
+    def check_holds(self, image: Image, factor: int) -> None:
+        """Refuse a format that cannot hold the result of an image."""
+        channels = image.channels if image.axes == "CZYX" else 0
+        check_holds(self.clean, image.fine_shape(factor), image.dtype, channels=channels, are_colours=image.are_colours)
 
     def bytes_there(self) -> int:
         """What an earlier attempt has written."""
@@ -79,8 +84,9 @@ class Files:
                 path.unlink()
 
     def beside(self, word: str) -> Path:
-        """A volume of the same format: brain.nii.gz, brain.std.nii.gz."""
-        return self._file.with_name(f"{self._stem}.{word}{self._suffix}")
+        """A volume of floats in the same format: brain.nii.gz, brain.std.nii.gz; PNG has no floats, TIFF has."""
+        suffix = ".tif" if self._suffix.lower() == ".png" else self._suffix
+        return self._file.with_name(f"{self._stem}.{word}{suffix}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,7 @@ class Image:
 
     voxels: NDArray[np.float32]
     axes: str
+    are_colours: bool
     dtype: np.dtype[Any]
     voxel_size: tuple[float, float, float] | None
     unit: str
@@ -139,6 +146,7 @@ def open_image(path: str | Path, channel: int | None = None) -> Image:
         return Image(
             voxels=volume.read(Box.whole(volume.shape)).astype(np.float32),
             axes=volume.axes,
+            are_colours=volume.are_colours,
             dtype=volume.dtype,
             voxel_size=volume.voxel_size,
             unit=volume.unit,
@@ -196,7 +204,7 @@ def _spoken(shape: Sequence[int]) -> str:
 def write_like(
     path: str | Path, voxels: NDArray[np.float32], image: Image, factor: int = 1, dtype: DTypeLike | None = None
 ) -> None:
-    """Write (channels, z, y, x) as the image's file was: dtype, channels, voxel size, affine."""
+    """Write (channels, z, y, x) as the image's file was: dtype, channels, voxel size, affine; another `dtype`: no colours."""
     stored = np.dtype(image.dtype if dtype is None else dtype)
     fine = tuple(1 if n == m else factor for n, m in zip(image.shape, voxels.shape[1:], strict=True))
     size = image.voxel_size
@@ -207,6 +215,7 @@ def write_like(
         (voxels.shape[1], voxels.shape[2], voxels.shape[3]),
         stored,
         channels=image.channels if image.axes == "CZYX" else 0,
+        are_colours=image.are_colours and dtype is None,
         voxel_size=size,
         unit=image.unit,
         affine=_finer(image.affine, fine),

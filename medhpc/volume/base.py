@@ -39,6 +39,8 @@ class Header:
         Voxels.
     channels : int
         One where the file has no channel axis.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         Of the voxels that :meth:`Source.read` gives; any byte order.
     voxel_size, unit
@@ -58,6 +60,7 @@ class Header:
     format: str
     shape: Index
     channels: int = 1
+    are_colours: bool = False
     dtype: np.dtype[Any]
     voxel_size: VoxelSize | None = None
     unit: str = ""
@@ -106,6 +109,8 @@ class Volume:
         Voxels; a 2D image has one plane.
     channels : int
         One where `axes` is ``ZYX``.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         In native byte order; bool is given as uint8 (0 and 1).
     voxel_size : (z, y, x) or None
@@ -132,6 +137,7 @@ class Volume:
         self.format = header.format
         self.shape = header.shape
         self.channels = header.channels if channel is None else 1
+        self.are_colours = header.are_colours and self.channels > 1
         self.axes = "ZYX" if self.channels == 1 else "CZYX"
         self.dtype = np.dtype(np.uint8) if header.dtype.kind == "b" else header.dtype.newbyteorder("=")
         self.voxel_size = header.voxel_size

@@ -29,6 +29,8 @@ class Specification:
         Voxels.
     channels : int
         0 for a volume without a channel axis.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         Of the voxels in the file.
     voxel_size, unit
@@ -46,6 +48,7 @@ class Specification:
     unit: str
     affine: np.ndarray[Any, Any] | None
     time_step: float | None = None
+    are_colours: bool = False
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:
