@@ -100,6 +100,7 @@ class Image:
     voxel_size: tuple[float, float, float] | None
     unit: str
     affine: NDArray[Any] | None
+    nifti_header: bytes
     time_step: float | None
     fingerprint: dict[str, Any]
 
@@ -151,6 +152,7 @@ def open_image(path: str | Path, channel: int | None = None) -> Image:
             voxel_size=volume.voxel_size,
             unit=volume.unit,
             affine=volume.affine,
+            nifti_header=volume.nifti_header,
             time_step=volume.time_step,
             fingerprint=volume.fingerprint(),
         )
@@ -187,14 +189,24 @@ def read_truth(path: str | Path, image: Image, factor: int, channel: int | None)
     if channel is not None and 1 < len(voxels) > channel:
         voxels = voxels[channel : channel + 1]
     if voxels.shape != (image.channels, *expected):
-        finer = f", {factor} times as fine as NOISY" if factor > 1 else ""
-        raise BadTruth(
-            f"{path}: a truth of {_spoken(voxels.shape[1:])} voxels (z, y, x) and {len(voxels)} channels, expected "
-            f"{_spoken(expected)} and {image.channels}{finer}"
-        )
+        raise BadTruth(f"{path}: {_misfit(voxels.shape, (image.channels, *expected), factor)}")
     if not np.isfinite(voxels).all():
         raise BadTruth(f"{path}: NaN or infinity in the truth; mend it first")
     return voxels
+
+
+def _misfit(found: Sequence[int], expected: Sequence[int], factor: int) -> str:
+    """What is wrong with a truth of (channels, z, y, x)."""
+    if found[1:] == expected[1:] and found[0] == 1:
+        return (
+            f"a truth of one volume, but NOISY has {expected[0]} (channels, or a series): give as many, or denoise "
+            "one of them (--channel N)"
+        )
+    finer = f", {factor} times as fine as NOISY" if factor > 1 else ""
+    return (
+        f"a truth of {_spoken(found[1:])} voxels (z, y, x) and {found[0]} channels, expected {_spoken(expected[1:])} "
+        f"and {expected[0]}{finer}: give one of that shape, or leave --truth out"
+    )
 
 
 def _spoken(shape: Sequence[int]) -> str:
@@ -204,7 +216,7 @@ def _spoken(shape: Sequence[int]) -> str:
 def write_like(
     path: str | Path, voxels: NDArray[np.float32], image: Image, factor: int = 1, dtype: DTypeLike | None = None
 ) -> None:
-    """Write (channels, z, y, x) as the image's file was: dtype, channels, voxel size, affine; another `dtype`: no colours."""
+    """Write (channels, z, y, x) as the image's file was, by its header; another dtype is no colour's."""
     stored = np.dtype(image.dtype if dtype is None else dtype)
     fine = tuple(1 if n == m else factor for n, m in zip(image.shape, voxels.shape[1:], strict=True))
     size = image.voxel_size
@@ -219,6 +231,7 @@ def write_like(
         voxel_size=size,
         unit=image.unit,
         affine=_finer(image.affine, fine),
+        nifti_header=image.nifti_header,
         time_step=image.time_step,
     ) as writer:
         for z0 in range(0, voxels.shape[1], writer.slab):

@@ -55,6 +55,8 @@ class Header:
         Levels of the pyramid.
     time_step : float or None
         Seconds between the volumes of a series that was opened as channels.
+    nifti_header : bytes
+        Of a NIfTI file, little-endian, for one that is made of it; empty for other formats.
     """
 
     format: str
@@ -69,6 +71,7 @@ class Header:
     why_expensive: str = ""
     levels: int = 1
     time_step: float | None = None
+    nifti_header: bytes = b""
 
     def __post_init__(self) -> None:
         if self.dtype.kind not in "uifb" or self.dtype.itemsize > 8:
@@ -127,6 +130,8 @@ class Volume:
         Levels of the pyramid that the file holds.
     time_step : float or None
         Seconds between channels that are the volumes of a series.
+    nifti_header : bytes
+        Of a NIfTI file, for one that is made of it; empty for other formats.
     """
 
     def __init__(self, path: str, source: Source, channel: int | None = None) -> None:
@@ -146,7 +151,8 @@ class Volume:
         self.chunks = header.chunks
         self.why_expensive = header.why_expensive
         self.levels = header.levels
-        self.time_step = header.time_step
+        self.time_step = header.time_step if self.channels > 1 else None
+        self.nifti_header = header.nifti_header
         self._source = source
         self._wanted = slice(0, header.channels) if channel is None else slice(channel, channel + 1)
 

@@ -30,8 +30,8 @@ def convert(
 ) -> None:
     """Write a volume, or a region of it, in the format that the suffix of `out` names.
 
-    Voxel size, unit, (to NIfTI) the affine and (to TIFF and PNG) colours travel along. Memory is a slab of planes,
-    whatever the size of the volume.
+    Voxel size, unit, (to NIfTI) affine and header and (to TIFF and PNG) colours travel along. Memory is a slab of
+    planes, whatever the size of the volume.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ def convert(
         voxel_size=size,
         unit=unit,
         affine=affine,
+        nifti_header=source.nifti_header,
         levels=levels,
     ) as writer:
         planes = region.shape[0]

@@ -39,6 +39,7 @@ def create_volume(
     unit: str = "",
     affine: np.ndarray[Any, Any] | None = None,
     time_step: float | None = None,
+    nifti_header: bytes = b"",
     levels: int | None = None,
     chunks: Index | None = None,
     shards: Index | None = None,
@@ -73,6 +74,8 @@ def create_volume(
         NIfTI: from voxel (x, y, z) to RAS in `unit`.
     time_step : float, optional
         NIfTI: the channels are volumes of a series, so many seconds apart.
+    nifti_header : bytes
+        NIfTI: that of the volume that it is made of, of which is kept what still holds.
     levels, shards, labels
         OME-Zarr; see :func:`medhpc.volume.ome_zarr.create_ome_zarr`.
     chunks : (z, y, x), optional
@@ -95,6 +98,7 @@ def create_volume(
         unit=_checked_unit(name, voxel_size, unit),
         affine=affine,
         time_step=time_step,
+        nifti_header=nifti_header,
         are_colours=are_colours and channels in (3, 4),
     )
     _check_held(name, suffix, specification)

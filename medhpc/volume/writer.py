@@ -39,6 +39,8 @@ class Specification:
         For NIfTI: from voxel (x, y, z) to RAS, in `unit`.
     time_step : float or None
         For NIfTI: seconds between the volumes of a series.
+    nifti_header : bytes
+        For NIfTI: that of the file that it is made of; empty where there is none.
     """
 
     shape: Index
@@ -48,6 +50,7 @@ class Specification:
     unit: str
     affine: np.ndarray[Any, Any] | None
     time_step: float | None = None
+    nifti_header: bytes = b""
     are_colours: bool = False
 
     @property
