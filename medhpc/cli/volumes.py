@@ -32,7 +32,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
     """
     from medhpc.volume import describe, open_volume
 
-    with open_volume(volume, channel=channel, level=level) as opened:
+    with open_volume(volume, channel=channel, level=level, series=True) as opened:
         found = describe(opened, opened.statistics() if stats else None)
     if as_json:
         show.as_json(found)
@@ -74,13 +74,11 @@ def _bytes_of(path: Path) -> int:
 
 def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     """What `describe` found, as a person reads it."""
-    channels = (
-        f", {found['channels']} {'colours' if found['are_colours'] else 'channels'}" if found["channels"] > 1 else ""
-    )
+    size = show.size(found["bytes"])
     lines = {
         "volume": found["path"],
         "format": found["format"],
-        "shape": f"{show.shape(found['shape'])} voxels ({found['axes']}){channels}, {show.size(found['bytes'])}",
+        "shape": f"{show.shape(found['shape'])} voxels ({found['axes']}){_channels(found)}, {size}",
         "dtype": found["dtype"],
         "voxel size": f"{show.shape(found['voxel_size'])} {found['unit']}" if found["voxel_size"] else "unknown",
         "boxes": "cheap to read" if found["boxes_are_cheap"] else f"expensive to read: {found['why_expensive']}",
@@ -90,6 +88,15 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     if found["levels"] > 1:
         lines["levels"] = f"{found['levels']}"
     return lines | (_statistics(found["statistics"]) if "statistics" in found else {})
+
+
+def _channels(found: Mapping[str, Any]) -> str:
+    """What there are several of: channels, colours, volumes of a series."""
+    if found["channels"] == 1:
+        return ""
+    if found["time_step"] is not None:
+        return f", {found['channels']} volumes of a time series, {found['time_step']:g} s apart"
+    return f", {found['channels']} {'colours' if found['are_colours'] else 'channels'}"
 
 
 def _statistics(found: Mapping[str, Any]) -> dict[str, str]:

@@ -64,7 +64,7 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0,
         TIFF, PNG, JPEG or NIfTI file; ``file.h5:/dataset`` (or the file alone, where it has one dataset); Zarr array or
         OME-Zarr image; folder of planes or a pattern such as ``"dir/*.tif"``; folder of DICOM slices of one series.
     channel : int, optional
-        Read this channel only.
+        Read this channel only; of a time series (NIfTI), this volume.
     level : int
         Level of the pyramid, 0 the full resolution.
     series : bool
@@ -78,7 +78,7 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0,
     """
     name = str(path)
     with reading(name):
-        source = _open_source(name, level, series)
+        source = _open_source(name, level, series or channel is not None)
         try:
             return Volume(name, source, channel)
         except BadOption:
