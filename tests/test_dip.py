@@ -384,7 +384,7 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
         == 0
     )
     about = json.loads(capsys.readouterr().out)
-    assert about["runs"][0]["iterations"] == 5 and len(about["compared"]) == 2
+    assert about["runs"][0]["iterations"] == 5 and len(about["compared"]) == 3
     assert run_here(["dip-plan", "noisy.nii.gz", *network]) == 0
     printed = capsys.readouterr().out
     assert "TFLOP per iteration" in printed and "--gres gpu:1" in printed

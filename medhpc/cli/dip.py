@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,11 @@ network = options.together(
     metavar="R",
     help="What PSNR is relative to; the range of the truth unless given.",
 )
-@click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it, tuned by --truth.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Run non-local means and total variation beside it, tuned by the truth if there is one.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
 @click.option(
@@ -282,26 +286,23 @@ def _print(result: DipResult) -> None:
         lines["SSIM"] = show.number(result.ssim)
     show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
     if result.compared:
-        click.echo(show.table([_row(row) for row in _methods(result, seconds)]))
+        click.echo(show.table([_row(row) for row in result.compared]))
+        click.echo(f"what is taken away should be noise: deviation near {first.sigma:.4g}, neighbours near 0")
 
 
 def _where(result: DipResult) -> str:
     return result.device if result.ranks == 1 else f"{result.ranks} ranks, {result.device.partition(':')[0]}"
 
 
-def _methods(result: DipResult, seconds: float) -> list[dict[str, Any]]:
-    mine = {"method": "medhpc dip", "setting": None, "seconds": seconds, "psnr": result.psnr, "ssim": result.ssim}
-    return [mine, *(dict(row) for row in result.compared)]
-
-
-def _row(row: dict[str, Any]) -> dict[str, str]:
-    return {
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+    found = {
         "method": row["method"],
         "strength": "-" if row["setting"] is None else f"{row['setting']:g}",
         "seconds": f"{row['seconds']:.1f}",
-        "PSNR": _decibels(row["psnr"]),
-        "SSIM": show.number(row["ssim"]),
     }
+    if row["psnr"] is not None:
+        found |= {"PSNR": _decibels(row["psnr"]), "SSIM": show.number(row["ssim"])}
+    return found | {"taken away": f"{row['taken_away']:.4g}", "neighbours": f"{row['residual_correlation']:.2f}"}
 
 
 def _decibels(value: float | None) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +75,7 @@ def denoise(
         Levels of the network, from the finest on, whose insides are computed twice rather than kept; as few as fit
         into the GPU's free memory unless given, and none on a CPU.
     compare : bool
-        Also run filters that need no network; see :mod:`medhpc.dip.compare`.
+        Also run filters that need no network, tuned by the truth if there is one; see :mod:`medhpc.dip.compare`.
     device, threads
         As in :func:`medhpc.engine.load`.
     resume : bool
@@ -134,7 +133,7 @@ def denoise(
         done = work.all_runs()
         if done is None:
             return None
-        return _write(files, work, done, work.compare() if compare else ())
+        return _write(files, work, done, compare)
 
 
 def _check(
@@ -151,10 +150,8 @@ def _check(
         raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
     if compare and (mask is not None or options.factor > 1):
         raise BadOption("compare works without mask and factor: filters do not restore voxels")
-    if truth is None and (compare or data_range is not None):
-        raise BadOption(
-            f"{'compare' if compare else 'data range'} needs a truth: filters are tuned, and PSNR taken, by it"
-        )
+    if truth is None and data_range is not None:
+        raise BadOption("data range needs a truth: PSNR is taken by it")
     if checkpointed is not None and checkpointed > levels:
         raise BadOption(f"checkpoint {checkpointed}: the network has {levels} levels")
 
@@ -182,7 +179,7 @@ def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
     return torch.device(device.type, number)
 
 
-def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str, Any]]) -> DipResult:
+def _write(files: Files, work: Work, done: Done, compare: bool) -> DipResult:
     """The volumes, the picture, the history."""
     image, options = work.image, work.options
     mean = done.outputs.mean(0)  # (channels, z, y, x)
@@ -202,11 +199,19 @@ def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str,
         precision=work.precision,
         runs=done.records,
         **work.measures(mean),
-        compared=compared,
+        compared=work.compare(mean, sum(record.seconds for record in done.records)) if compare else (),
         notes=[],
     )
     result = replace(result, notes=_notes(result, options))
-    draw(files.picture, result.runs, work.shown(), mean, work.truth)
+    draw(
+        files.picture,
+        result.runs,
+        work.shown(),
+        mean,
+        work.truth,
+        are_colours=image.are_colours,
+        is_series=image.time_step is not None,
+    )
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
     files.forget()
     return result
@@ -222,6 +227,11 @@ def _notes(result: DipResult, options: Options) -> list[str]:
         notes.append(
             f"sigma {wrong.sigma:.4g} was given, {wrong.measured:.4g} is measured"
             + (": r2r loses some 3 dB where it is 20 % off" if options.method == "r2r" else "")
+        )
+    if not all(record.noise_is_seen for record in records):
+        notes.append(
+            "Rician noise was asked for, but there is no air (a dark background above zero) by which it is told: its "
+            "level is that of Gaussian noise, and a background that was cut away looks brighter than it is"
         )
     unfinished = options.stops_by != "none" and any(record.iterations == record.chosen for record in records)
     if unfinished:

@@ -26,10 +26,14 @@ WHITE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Kind (``gaussian`` or ``rician``) and standard deviation `sigma` in the numbers of the image."""
+    """Kind (``gaussian`` or ``rician``) and standard deviation `sigma` in the numbers of the image.
+
+    `is_seen` is False where Rician noise was asked for, and there is no air by which it is told.
+    """
 
     kind: str
     sigma: float
+    is_seen: bool = True
 
 
 def estimate_noise(image: NDArray, kind: str = "auto", sigma: float | None = None) -> Noise:
@@ -46,11 +50,12 @@ def estimate_noise(image: NDArray, kind: str = "auto", sigma: float | None = Non
         Finite.
     """
     air = _rayleigh_sigma(image)
+    is_seen = kind != "rician" or air is not None
     if kind == "auto":
         kind = "gaussian" if air is None else "rician"
     if sigma is None:
         sigma = air if kind == "rician" and air is not None else gaussian_sigma(image)
-    return Noise(kind=kind, sigma=float(sigma))
+    return Noise(kind=kind, sigma=float(sigma), is_seen=is_seen)
 
 
 def gaussian_sigma(image: NDArray) -> float:

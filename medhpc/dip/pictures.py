@@ -18,38 +18,68 @@ if TYPE_CHECKING:
 
 
 def draw(
-    path: Path, runs: Sequence[RunRecord], noisy: NDArray[Any], clean: NDArray[Any], truth: NDArray[Any] | None
+    path: Path,
+    runs: Sequence[RunRecord],
+    noisy: NDArray[Any],
+    clean: NDArray[Any],
+    truth: NDArray[Any] | None,
+    *,
+    are_colours: bool = False,
+    is_series: bool = False,
 ) -> None:
-    """Write the picture of images (channels, z, y, x); the slices are those in the middle of the first channel.
+    """Write the picture of images (channels, z, y, x): slices in the middle, of the first channel or in colour.
 
     All are shown in the window of the truth, or else of the noisy image; NaN is shown as a hole.
     """
     from matplotlib.figure import Figure
 
-    shown = {"noisy": noisy, "denoised": clean} | ({} if truth is None else {"truth": truth})
+    of, title = slice(0, 3 if are_colours else 1), _title(len(noisy), are_colours, is_series)
+    images = {"noisy": noisy[of], "denoised": clean[of]} | ({} if truth is None else {"truth": truth[of]})
     if noisy.shape == clean.shape:
-        shown["taken away"] = noisy - clean
-    planes = [_middles(image[0]) for image in shown.values()]
-    rows = len(planes[0])
+        images["taken away"] = noisy[of] - clean[of]
+    shown = {name: _middles(image) for name, image in images.items()}
+    rows = len(shown["noisy"])
     figure = Figure(figsize=(3.2 * len(shown), 3.4 + 3.2 * rows), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3.4, 3.2 * rows))
     upper, lower = parts
     curves, quality = upper.subplots(1, 2)
     _draw_losses(curves, runs)
     _draw_quality(quality, runs)
-    panels = lower.subplots(rows, len(shown), squeeze=False)
-    low, high = np.nanpercentile((noisy if truth is None else truth)[0], (0.5, 99.5))
-    if "taken away" in shown:
-        panels[0, -1].set_xlabel(f"deviation {np.nanstd(shown['taken away'][0]):.3g}")
-    for column, (title, middles) in enumerate(zip(shown, planes, strict=True)):
-        panels[0, column].set_title(title)
-        for axes, plane in zip(panels[:, column], middles, strict=True):
-            middle = (low + high) / 2 if title == "taken away" else 0.0
-            axes.imshow(plane, cmap="gray", vmin=low - middle, vmax=high - middle)
-            axes.set(xticks=[], yticks=[], facecolor="C0")  # of holes
+    lower.suptitle(title)
+    _draw_slices(lower.subplots(rows, len(shown), squeeze=False), shown)
+    if "taken away" in images:
+        lower.axes[len(shown) - 1].set_xlabel(f"deviation {np.nanstd(images['taken away']):.3g}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_durably(path, content.getvalue())
+
+
+def _title(channels: int, are_colours: bool, is_series: bool) -> str:
+    """What of several is shown."""
+    if channels == 1 or are_colours:
+        return ""
+    return f"volume 0 of the {channels} of the series" if is_series else f"channel 0 of {channels}"
+
+
+def _draw_slices(panels: NDArray[Any], shown: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+    """Planes (channels, rows, columns), a column of panels for each image."""
+    reference = np.concatenate([plane.ravel() for plane in shown.get("truth", shown["noisy"])])
+    low, high = np.nanpercentile(reference, (0.5, 99.5))
+    for column, (name, planes) in enumerate(shown.items()):
+        panels[0, column].set_title(name)
+        middle = (low + high) / 2 if name == "taken away" else 0.0
+        for axes, plane in zip(panels[:, column], planes, strict=True):
+            _draw_plane(axes, plane, low - middle, high - middle)
+
+
+def _draw_plane(axes: Axes, plane: NDArray[Any], low: float, high: float) -> None:
+    if len(plane) == 3:
+        opacity = np.isfinite(plane).all(0)
+        colours = ((np.nan_to_num(plane) - low) / (high - low or 1)).clip(0, 1)
+        axes.imshow(np.concatenate([colours, opacity[None]]).transpose(1, 2, 0))
+    else:
+        axes.imshow(plane[0], cmap="gray", vmin=low, vmax=high)
+    axes.set(xticks=[], yticks=[], facecolor="C0")  # of holes
 
 
 def _draw_losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
@@ -85,7 +115,7 @@ def _curve(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], 
 
 
 def _middles(image: NDArray[Any]) -> list[NDArray[Any]]:
-    """The middle planes across z, y and x; of a single plane, itself."""
-    if len(image) == 1:
-        return [image[0]]
-    return [np.take(image, image.shape[axis] // 2, axis) for axis in range(3)]
+    """The middle planes across z, y and x of (channels, z, y, x); of a single plane, itself."""
+    if image.shape[1] == 1:
+        return [image[:, 0]]
+    return [np.take(image, image.shape[axis] // 2, axis) for axis in (1, 2, 3)]

@@ -152,6 +152,7 @@ class Work:
             noise=noise.kind,
             sigma=noise.sigma,
             measured=self._noise(voxels, given=False).sigma if options.sigma else noise.sigma,
+            noise_is_seen=noise.is_seen,
             residual_correlation=self._correlation(voxels, output),
             history=state.history,
         )
@@ -249,9 +250,11 @@ class Work:
         noisy = agreement(self.image.voxels, self.truth, self.data_range)[0] if same else None
         return {"psnr": psnr, "psnr_noisy": noisy, "ssim": ssim}
 
-    def compare(self) -> list[dict[str, Any]]:
-        """Filters that need no network, on the same volume."""
-        from medhpc.dip.compare import compare
+    def compare(self, mean: Array, seconds: float) -> list[dict[str, Any]]:
+        """The result, and filters that need no network on the same volume."""
+        from medhpc.dip.compare import compare, taken_away
 
-        noise = self._noise(self.image.voxels)
-        return compare(self.image.voxels, noise.sigma, self.truth, self.data_range)
+        noise, measures = self._noise(self.image.voxels), self.measures(mean)
+        ours = {"method": "medhpc dip", "setting": None, "seconds": seconds}
+        ours |= {"psnr": measures["psnr"], "ssim": measures["ssim"], **taken_away(self.image.voxels, mean)}
+        return [ours, *compare(self.image.voxels, noise.sigma, self.truth, self.data_range)]
