@@ -16,7 +16,8 @@ from noisy_images import QUICK, TINY, noisy, smooth, store, stored
 
 from medhpc.dip import memory, room, saving, work
 from medhpc.dip.denoise import denoise
-from medhpc.dip.files import Files, _cast, open_image
+from medhpc.dip.files import Files, cast
+from medhpc.dip.image import open_image
 from medhpc.dip.options import Options
 from medhpc.errors import BadOption, BadTruth, DiskFull, NonFinite, NotAVolume, NotEnoughMemory, RunBusy
 from medhpc.nets.files import read_about
@@ -101,7 +102,7 @@ def test_a_result_that_its_format_cannot_hold_is_refused_before_it_starts(tmp_pa
 
 def test_values_are_rounded_not_cut():
     values = np.array([-3.0, 0.4, 0.6, 254.6, 300.0], np.float32)
-    assert _cast(values, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
+    assert cast(values, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
 
 
 def test_a_time_series_is_one_again(tmp_path):

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medhpc.dip.files import open_image, write_like
+from medhpc.dip.files import cast, create_like
+from medhpc.dip.image import open_image
 from medhpc.geometry import Box
 from medhpc.volume import convert, open_volume
 
@@ -44,6 +45,15 @@ def store(
     return nibabel.load(path)
 
 
+def write_like(path: Path, source: Path, factor: int = 1) -> None:
+    """As a result of `dip` is written."""
+    image = open_image(source)
+    with create_like(path, image, factor) as writer:
+        voxels = image.whole()
+        voxels = voxels.repeat(factor, 1).repeat(factor, 2).repeat(factor, 3)
+        writer.write(0, cast(voxels, writer.dtype))
+
+
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("codes", [(1, 2), (1, 0), (0, 4), (0, 0)])
 def test_a_header_travels(tmp_path: Path, codes: tuple[int, int], kind: Any) -> None:
@@ -65,8 +75,7 @@ def test_a_header_travels(tmp_path: Path, codes: tuple[int, int], kind: Any) -> 
 
 def test_a_series_is_one_with_its_step_and_unit(tmp_path: Path) -> None:
     before = store(tmp_path / "a.nii.gz", (4, 10, 8, 7)).header
-    image = open_image(tmp_path / "a.nii.gz")
-    write_like(tmp_path / "b.nii.gz", image.voxels, image)
+    write_like(tmp_path / "b.nii.gz", tmp_path / "a.nii.gz")
     after = nibabel.load(tmp_path / "b.nii.gz").header
     for name in (*KEPT, *ORDER):
         assert after[name] == before[name], name
@@ -78,8 +87,7 @@ def test_both_transforms_move_with_a_region_and_a_finer_grid(tmp_path: Path) -> 
     before = store(tmp_path / "a.nii", (10, 8, 7))
     with open_volume(tmp_path / "a.nii") as volume:
         convert(volume, tmp_path / "b.nii", region=Box((1, 2, 3), (9, 8, 7)))
-    image = open_image(tmp_path / "a.nii")
-    write_like(tmp_path / "c.nii", image.voxels.repeat(2, 1).repeat(2, 2).repeat(2, 3), image, factor=2)
+    write_like(tmp_path / "c.nii", tmp_path / "a.nii", factor=2)
     for name, here, there in (("b.nii", (0, 0, 0), (3, 2, 1)), ("c.nii", (0.5, 0.5, 0.5), (0, 0, 0))):
         after = nibabel.load(tmp_path / name)
         for one, other in ((after.get_qform(), before.get_qform()), (after.get_sform(), before.get_sform())):
@@ -95,8 +103,7 @@ def test_scaled_integers_are_physical_values_in_floats(tmp_path: Path) -> None:
     with open(tmp_path / "a.nii", "r+b") as file:
         file.seek(112)
         file.write(np.array([0.25, -3.0], "<f4").tobytes())
-    found = open_image(tmp_path / "a.nii")
-    write_like(tmp_path / "b.nii", found.voxels, found)
+    write_like(tmp_path / "b.nii", tmp_path / "a.nii")
     after = nibabel.load(tmp_path / "b.nii")
     np.testing.assert_array_equal(np.asarray(after.dataobj).T, np.asarray(image.dataobj).T * 0.25 - 3)
     assert after.get_data_dtype() == np.float32 and after.header["descrip"] == b"TE=2.3;scanner 4"

@@ -8,26 +8,24 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medhpc import engine as engines
-from medhpc.dip.files import Files, Image, open_image, read_mask, read_truth, write_like
+from medhpc.dip.files import Files
+from medhpc.dip.image import Image, Truth, open_image
 from medhpc.dip.memory import levels_that_fit
 from medhpc.dip.noise import WHITE
 from medhpc.dip.options import Options
+from medhpc.dip.output import compared, measures, slices, write_volumes
 from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, Standing
 from medhpc.dip.room import check_room_for
 from medhpc.dip.work import Done, Work
-from medhpc.errors import BadOption, NoDevice, NonFinite
+from medhpc.errors import BadOption, NoDevice
 from medhpc.nets.identity import Identity
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
-
-Array = NDArray[np.float32]
 
 NEAR = 0.15
 """A noise level that is given differs from what is measured by less than this share, or the user is told."""
@@ -106,17 +104,13 @@ def denoise(
             _check(options, mask, truth, data_range, compare, checkpointed)
             image = open_image(noisy, channel)
             files.check_holds(image, options.factor)
-            known = None if mask is None else read_mask(mask, image.shape)
-            if known is not None:
-                image = image.filled_outside(known)
-            _check_finite(noisy, image)
             chosen = engines.load(Identity(), device=device, threads=threads).device
             precision = settle(options.precision, chosen)
             work = Work(
                 image=image,
                 options=options,
-                mask=known,
-                truth=None if truth is None else read_truth(truth, image, options.factor, channel),
+                mask=mask,
+                truth=None if truth is None else until_done.enter_context(Truth(truth, image, options.factor)),
                 data_range=data_range,
                 device=chosen,
                 precision=precision,
@@ -127,13 +121,12 @@ def denoise(
                 progress=progress,
             )
             if ranks.is_first:
+                work.check()
                 check_room_for(files, image, options)
                 until_done.enter_context(files.held(anew=not resume))
         work.checkpointed = ranks.most(work.checkpointed)  # all compute alike, whatever is free on their GPUs
         done = work.all_runs()
-        if done is None:
-            return None
-        return _write(files, work, done, compare)
+        return None if done is None else _write(files, work, done, compare)
 
 
 def _check(
@@ -156,15 +149,6 @@ def _check(
         raise BadOption(f"checkpoint {checkpointed}: the network has {levels} levels")
 
 
-def _check_finite(noisy: str | Path, image: Image) -> None:
-    wrong = image.voxels.size - np.count_nonzero(np.isfinite(image.voxels))
-    if wrong:
-        raise NonFinite(
-            f"{noisy}: {wrong:,} of {image.voxels.size:,} voxels are NaN or infinite: mend them, or give a mask "
-            "(--mask) that leaves them out"
-        )
-
-
 def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
     """For the second half of a network: the next GPU, or the same CPU."""
     if ranks.size > 1:
@@ -182,14 +166,9 @@ def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
 def _write(files: Files, work: Work, done: Done, compare: bool) -> DipResult:
     """The volumes, the picture, the history."""
     image, options = work.image, work.options
-    mean = done.outputs.mean(0)  # (channels, z, y, x)
-    write_like(files.clean, mean, image, options.factor)
-    deviation = files.beside("std") if options.runs > 1 else None
-    if deviation:
-        write_like(deviation, done.outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
     result = DipResult(
         clean=Path(files.clean),
-        deviation=deviation,
+        deviation=write_volumes(files, work, done),
         picture=files.picture,
         history=files.history,
         shape=image.fine_shape(options.factor),
@@ -198,23 +177,22 @@ def _write(files: Files, work: Work, done: Done, compare: bool) -> DipResult:
         ranks=work.ranks.size,
         precision=work.precision,
         runs=done.records,
-        **work.measures(mean),
-        compared=work.compare(mean, sum(record.seconds for record in done.records)) if compare else (),
+        **measures(work, done),
+        compared=compared(work, done) if compare else (),
         notes=[],
     )
     result = replace(result, notes=_notes(result, options))
-    draw(
-        files.picture,
-        result.runs,
-        work.shown(),
-        mean,
-        work.truth,
-        are_colours=image.are_colours,
-        is_series=image.time_step is not None,
-    )
+    draw(files.picture, result.runs, slices(work, done), _shown_of(image))
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
     files.forget()
     return result
+
+
+def _shown_of(image: Image) -> str:
+    """What of several is drawn."""
+    if image.channels == 1 or image.are_colours:
+        return ""
+    return f"volume 0 of the {image.channels} of the series" if image.time_step else f"channel 0 of {image.channels}"
 
 
 def _notes(result: DipResult, options: Options) -> list[str]:

@@ -17,27 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(
-    path: Path,
-    runs: Sequence[RunRecord],
-    noisy: NDArray[Any],
-    clean: NDArray[Any],
-    truth: NDArray[Any] | None,
-    *,
-    are_colours: bool = False,
-    is_series: bool = False,
-) -> None:
-    """Write the picture of images (channels, z, y, x): slices in the middle, of the first channel or in colour.
+def draw(path: Path, runs: Sequence[RunRecord], shown: Mapping[str, Sequence[NDArray[Any]]], title: str) -> None:
+    """Write the picture: for each image by its name, slices (channels, rows, columns), three channels in colour.
 
     All are shown in the window of the truth, or else of the noisy image; NaN is shown as a hole.
     """
     from matplotlib.figure import Figure
 
-    of, title = slice(0, 3 if are_colours else 1), _title(len(noisy), are_colours, is_series)
-    images = {"noisy": noisy[of], "denoised": clean[of]} | ({} if truth is None else {"truth": truth[of]})
-    if noisy.shape == clean.shape:
-        images["taken away"] = noisy[of] - clean[of]
-    shown = {name: _middles(image) for name, image in images.items()}
     rows = len(shown["noisy"])
     figure = Figure(figsize=(3.2 * len(shown), 3.4 + 3.2 * rows), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3.4, 3.2 * rows))
@@ -47,18 +33,12 @@ def draw(
     _draw_quality(quality, runs)
     lower.suptitle(title)
     _draw_slices(lower.subplots(rows, len(shown), squeeze=False), shown)
-    if "taken away" in images:
-        lower.axes[len(shown) - 1].set_xlabel(f"deviation {np.nanstd(images['taken away']):.3g}")
+    if "taken away" in shown:
+        values = np.concatenate([plane.ravel() for plane in shown["taken away"]])
+        lower.axes[len(shown) - 1].set_xlabel(f"deviation {np.nanstd(values):.3g}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_durably(path, content.getvalue())
-
-
-def _title(channels: int, are_colours: bool, is_series: bool) -> str:
-    """What of several is shown."""
-    if channels == 1 or are_colours:
-        return ""
-    return f"volume 0 of the {channels} of the series" if is_series else f"channel 0 of {channels}"
 
 
 def _draw_slices(panels: NDArray[Any], shown: Mapping[str, Sequence[NDArray[Any]]]) -> None:
@@ -112,10 +92,3 @@ def _draw_quality(axes: Axes, runs: Sequence[RunRecord]) -> None:
 def _curve(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     entries = [entry for entry in history if entry[name] is not None]
     return [entry["iteration"] for entry in entries], [entry[name] for entry in entries]
-
-
-def _middles(image: NDArray[Any]) -> list[NDArray[Any]]:
-    """The middle planes across z, y and x of (channels, z, y, x); of a single plane, itself."""
-    if image.shape[1] == 1:
-        return [image[:, 0]]
-    return [np.take(image, image.shape[axis] // 2, axis) for axis in (1, 2, 3)]

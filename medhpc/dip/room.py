@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from medhpc.dip.files import Files, Image
+from medhpc.dip.files import Files
+from medhpc.dip.image import Image
 from medhpc.dip.options import Options
 from medhpc.dip.state import IMAGES
 from medhpc.run.durable import check_room
