@@ -118,7 +118,7 @@ def gathered(ranks: Ranks, cases: list[tuple[int, ...]], folder: Path) -> list[A
         share = Share.of(ranks, space, 1, Options(preset="small", scales=1).network(len(space), 1))
         mine, path = share.of_result(whole), folder / f"{ranks.size}-{number}.safetensors"
         write_together(path, {"beside": torch.arange(3)}, {"a": 1}, {"image": share.streamed(mine)}, ranks)
-        found.append(correlation_of_slabs(mine.double(), share.cut))
+        found.append(correlation_of_slabs(mine, share.cut))
     return found
 
 

@@ -38,7 +38,12 @@ network = options.together(
         help="paper: 128 channels on 5 levels, for a GPU; small: 16, 32, 48, for CPUs.",
     ),
     click.option("--channels", type=click.IntRange(1), metavar="C", help="Channels of every level."),
-    click.option("--scales", type=click.IntRange(1, 10), metavar="N", help="Levels of the network."),
+    click.option(
+        "--scales",
+        type=click.IntRange(1, 10),
+        metavar="N",
+        help="Levels of the network (default: 5 or 3).",
+    ),
     click.option(
         "--factor",
         type=click.Choice(["1", "2", "4"]),
@@ -84,17 +89,23 @@ network = options.together(
     "--sigma",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Noise level in the volume's numbers; measured unless given.",
+    help="Standard deviation of the noise, in the volume's numbers; measured unless given.",
 )
 @click.option(
     "--stop",
     type=click.Choice(["auto", "held-out", "emv", "none"]),
     default="auto",
     show_default=True,
-    help="When: at the least error of voxels held out, at the least variance of the outputs, at the last iteration.",
+    help="When: at the least error of voxels held out, at the least variance of the outputs (emv), or at the last "
+    "iteration (none); auto: held-out, and none for r2r.",
 )
 @click.option(
-    "--tv", type=click.FloatRange(0), default=0.0, show_default=True, metavar="W", help="Weight of total variation."
+    "--tv",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="W",
+    help="Weight of total variation.",
 )
 @click.option(
     "--runs",
@@ -107,7 +118,7 @@ network = options.together(
 @click.option(
     "--mask", metavar="M", help="Volume of known voxels; where it is zero, the image is restored (method dip)."
 )
-@click.option("--truth", metavar="T", help="Volume without noise: curves of PSNR and SSIM.")
+@click.option("--truth", metavar="T", help="Volume without noise, to judge by: PSNR and SSIM.")
 @click.option(
     "--data-range",
     type=click.FloatRange(0, min_open=True),
@@ -119,7 +130,14 @@ network = options.together(
     is_flag=True,
     help="Run non-local means and total variation beside it, tuned by the truth if there is one.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the first run.",
+)
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
 @click.option(
     "--parallel",
@@ -157,19 +175,25 @@ def dip(
 ) -> None:
     """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
 
-    Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
-    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes from its last minute;
-    Ctrl-C and SIGTERM end it behind an iteration with nothing lost, SIGUSR1 writes a checkpoint.
+    NOISY is a volume or a picture of any format that 'medhpc info' reads. The colours of a picture are denoised
+    together, the channels of a volume and the volumes of a NIfTI time series one by one. CLEAN has the shape, colours,
+    voxel type, voxel size and NIfTI header of NOISY; values are rounded to whole numbers where NOISY has these. (Those
+    that a NIfTI header scales by a fraction become float32: what is found lies between their steps.)
+
+    Beside CLEAN lie CLEAN.dip.png, with curves and slices to look at, and CLEAN.dip.json, with all numbers. Killed, the
+    same command goes on from its last minute; Ctrl-C and SIGTERM end it behind an iteration with nothing lost, SIGUSR1
+    writes a checkpoint.
 
     Said while it runs: loss, the squared error against the noisy image (1: its range); EMV, the variance of the last
     outputs, which falls while the image is learnt and rises when noise is.
 
-    Started by srun or torchrun, or with --submit, its ranks share the volume: each has a slab of it, and the result
-    does not depend on their number.
+    Started by srun or torchrun, or with --submit, its ranks share the volume: each reads and holds a slab of it, and
+    the result does not depend on their number.
 
     \b
-      medhpc dip head.nii.gz clean.nii.gz
-      medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
+      medhpc dip head.nii.gz clean.nii.gz                                 (on a GPU)
+      medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r     (on a CPU, white noise)
+      medhpc dip photo.png clean.png --preset small
       medhpc dip head.nii.gz clean.nii.gz --submit --nodes 2 --gpus 4
     """
     if launched() is None:  # several ranks check together, so that one of them tells what is wrong
@@ -181,6 +205,7 @@ def dip(
     if submit:
         job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
         about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint, "parallel": parallel}
+        about["whole"] = compare or truth is not None  # the first rank holds all then
         dip_submit.submit(noisy, clean, options_of(settings), about, as_json)
         return
     dip_submit.check_no_job()

@@ -18,7 +18,7 @@ from medhpc.geometry import Box, Index
 from medhpc.volume import open_volume
 from medhpc.volume.base import Volume
 
-BLOCK = 2**22
+BLOCK = 2**20
 """Voxels read at once, where the whole is looked through."""
 STEP = 8
 """Of which the rows of a block are a multiple: blocks in which noise is measured."""

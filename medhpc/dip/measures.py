@@ -28,18 +28,19 @@ def correlation_of_slabs(residual: Tensor, cut: Cut) -> float:
 
     As :func:`medhpc.dip.noise.neighbour_correlation` finds it in a whole image.
     """
-    count = cut.ranks.total(residual.new_tensor(residual[0, 0].numel()))
-    other_axes = tuple(range(2, residual.ndim))
-    centred = residual - cut.ranks.total(residual.sum(other_axes, keepdim=True)) / count
-    power = cut.ranks.total(centred.square().sum(other_axes)) / count
+    count = cut.ranks.total(residual.new_tensor(residual[0, 0].numel(), dtype=torch.float64))
+    space, double = tuple(range(2, residual.ndim)), torch.float64
+    mean = cut.ranks.total(residual.sum(space, keepdim=True, dtype=double)) / count
+    centred = residual - mean.to(residual.dtype)
+    power = cut.ranks.total(centred.square().sum(space, dtype=double)) / count
     with_next = extend(centred, cut.halo(0, 1, "none"))
     found = [torch.zeros_like(power)]
-    for axis in other_axes:
+    for axis in space:
         rows = with_next if axis == cut.axis else centred
         products = rows.narrow(axis, 1, rows.shape[axis] - 1) * rows.narrow(axis, 0, rows.shape[axis] - 1)
-        pairs = cut.ranks.total(power.new_tensor(products[0, 0].numel()))
+        pairs = cut.ranks.total(count.new_tensor(products[0, 0].numel()))
         if pairs:
-            found.append((cut.ranks.total(products.sum(other_axes)) / pairs).abs())
+            found.append((cut.ranks.total(products.sum(space, dtype=double)) / pairs).abs())
     return float((torch.stack(found).amax(0) / power.clamp_min(1e-300)).max())
 
 

@@ -36,8 +36,11 @@ class Scale:
     span: float
 
     def forward(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """The image's numbers as the network's."""
-        return ((values.astype(np.float64) - self.low) / self.span).astype(np.float32)
+        """The image's numbers (channels, z, y, x) as the network's; in double precision, a plane at a time."""
+        scaled = np.empty(values.shape, np.float32)
+        for z in range(values.shape[1]):
+            scaled[:, z] = (values[:, z].astype(np.float64) - self.low) / self.span
+        return scaled
 
     def back(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """The network's numbers as the image's."""

@@ -221,7 +221,7 @@ class Work:
         """Of neighbours in what was taken away."""
         if self.options.factor > 1 or self.mask is not None:
             return 0.0
-        return correlation_of_slabs((problem.image - result).double(), problem.share.cut)
+        return correlation_of_slabs(problem.image - result.float(), problem.share.cut)
 
     def _too_large(self) -> NotEnoughMemory:
         """What it takes, and what would take less."""
