@@ -76,7 +76,7 @@ network = options.together(
     "--iterations",
     type=click.IntRange(1),
     metavar="N",
-    help="At most so many (default: paper 3000, small 1000, r2r 400).",
+    help="At most so many (default: paper 3000, small 2500, r2r 600).",
 )
 @click.option(
     "--noise",
