@@ -94,6 +94,14 @@ def test_a_photo_is_a_photo_again(tmp_path, end):
     assert result.deviation.name == "clean.std.tif" and stored(result.deviation).dtype == np.float32
 
 
+def test_a_stack_in_colour_is_one_again(tmp_path):
+    pixels = noisy(smooth((4, 9, 10, 3)) / 4, 25.0).clip(0, 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    denoise(tmp_path / "a.tif", tmp_path / "b.tif", options=Options(iterations=1, **TINY), **QUICK)
+    with tifffile.TiffFile(tmp_path / "b.tif") as tif:
+        assert tif.asarray().shape == pixels.shape and tif.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+
+
 def test_a_result_that_its_format_cannot_hold_is_refused_before_it_starts(tmp_path):
     path = store(tmp_path / "a.tif", smooth((6, 7, 8)))
     with pytest.raises(BadOption, match="b.png: PNG for 6 planes"):
@@ -281,7 +289,9 @@ def test_what_a_mask_leaves_out_may_be_anything(tmp_path):
     clean[2:4, 3, 3:5], known[2:4, 3, 3:5] = np.nan, 0
     clean[5, 5, 5], known[5, 5, 5] = np.inf, 0
     path, mask = store(tmp_path / "a.tif", clean), store(tmp_path / "m.tif", known)
-    result = denoise(path, tmp_path / "b.tif", options=Options(iterations=2, **TINY), mask=mask, **QUICK)
+    truth, options = store(tmp_path / "t.tif", smooth((8, 9, 10))), Options(iterations=2, **TINY)
+    result = denoise(path, tmp_path / "b.tif", options=options, mask=mask, truth=truth, **QUICK)
+    assert result.psnr_noisy > 5
     assert np.isfinite(stored(tmp_path / "b.tif")).all()
     assert 0 < result.runs[0].sigma < 1000
     json.loads(result.history.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))

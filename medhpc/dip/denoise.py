@@ -190,7 +190,7 @@ def _write(files: Files, work: Work, done: Done, compare: bool) -> DipResult:
 
 def _shown_of(image: Image) -> str:
     """What of several is drawn."""
-    if image.channels == 1 or image.are_colours:
+    if image.channels == 1 or image.is_photo:
         return ""
     return f"volume 0 of the {image.channels} of the series" if image.time_step else f"channel 0 of {image.channels}"
 

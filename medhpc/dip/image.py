@@ -48,6 +48,11 @@ class Image:
         flat = self.shape[0] == 1
         return (1, self.channels, *self.shape[1:]) if flat else (1, 1, *self.shape)
 
+    @property
+    def is_photo(self) -> bool:
+        """Whether it is one plane in colour."""
+        return self.are_colours and self.shape[0] == 1
+
     def fine_shape(self, factor: int) -> Index:
         """(z, y, x) of the result; a single plane stays one."""
         z, y, x = self.shape
@@ -59,10 +64,14 @@ class Image:
             return [slice(0, self.channels)]
         return [slice(n, n + 1) for n in range(self.channels)]
 
-    def whole(self) -> NDArray[np.float32]:
-        """All voxels (channels, z, y, x)."""
-        with open_volume(self.path, channel=self.channel, series=True) as volume:
-            return volume.read(Box.whole(volume.shape)).astype(np.float32)
+    def whole(self, mask: str | Path | None = None) -> NDArray[np.float32]:
+        """All voxels (channels, z, y, x), with the mean of a part's known ones in the place of others."""
+        found = []
+        for channels in self.parts():
+            with self.part(channels, mask) as part:
+                values = part.read(0, range(part.space[0]))
+                found.append(values if mask is None else np.nan_to_num(values, nan=float(np.nanmean(values))))
+        return np.concatenate(found)
 
     def part(self, channels: slice, mask: str | Path | None = None) -> Part:
         """Open these channels, and the mask of what is known of them."""

@@ -49,7 +49,7 @@ def whole_mean(work: Work, done: Done) -> Array:
 def slices(work: Work, done: Done) -> dict[str, list[Array]]:
     """Planes (channels, rows, columns) in the middle of each image, of its first channel or in colour."""
     image, factor = work.image, work.options.factor
-    of = slice(0, 3 if image.are_colours else 1)
+    of = slice(0, 3 if image.is_photo else 1)
     fine = image.fine_shape(factor)
     with image.part(image.parts()[0], work.mask) as part:
         noisy = (values[of].reshape(-1, *_planes(part.space, values)) for _, values in part.blocks())
@@ -90,7 +90,7 @@ def measures(work: Work, done: Done) -> dict[str, float | None]:
         return {"psnr": None, "psnr_noisy": None, "ssim": None}
     truth = work.truth.whole()
     psnr, ssim = agreement(whole_mean(work, done), truth, work.data_range)
-    noisy = agreement(work.image.whole(), truth, work.data_range)[0] if work.options.factor == 1 else None
+    noisy = agreement(work.image.whole(work.mask), truth, work.data_range)[0] if work.options.factor == 1 else None
     return {"psnr": psnr, "psnr_noisy": noisy, "ssim": ssim}
 
 
