@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ranked import on_ranks
 
 from medhpc.engine import TorchEngine
-from medhpc.engine.base import in_steps
 from medhpc.engine.reference import by_definition
 from medhpc.nets import MSD
 from medhpc.nets.frontiers import Frontiers
@@ -113,18 +112,6 @@ def test_memory_follows_from_the_plane_not_from_the_length() -> None:
     assert frontiers.bytes(net, 400, 100) == frontiers.bytes(net, 40_000, 100)
     assert frontiers.bytes(net, 400, 200) == 2 * frontiers.bytes(net, 400, 100)
     assert frontiers.bytes(net, 100_000, 1) < 4 * 250 * (1 + 30 + 2)  # a map's planes are far fewer than the block's
-
-
-@given(lengths=st.lists(st.integers(0, 9), max_size=8), step=st.integers(1, 7))
-def test_blocks_are_regrouped_into_steps(lengths: list[int], step: int) -> None:
-    numbers = np.arange(2 * sum(lengths)).reshape(2, -1, 1, 1)
-    blocks = np.split(numbers, np.cumsum(lengths)[:-1], axis=1) if lengths else []
-    steps = list(in_steps(blocks, step))
-    assert all(part.shape[1] == step for part in steps[:-1])
-    assert not steps or 0 < steps[-1].shape[1] <= step
-    assert sum(part.shape[1] for part in steps) == sum(lengths)
-    if steps:
-        assert np.array_equal(np.concatenate(steps, axis=1), numbers)
 
 
 @pytest.mark.parametrize("kind", ["raw", "classes", "probability"])

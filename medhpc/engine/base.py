@@ -30,6 +30,24 @@ def why_not_msd(network: torch.nn.Module) -> str:
     return "" if dtype == torch.float32 else f"the network's weights are {dtype}, not torch.float32"
 
 
+def regrouped(blocks: Iterable[np.ndarray], planes: int) -> Iterator[np.ndarray]:
+    """The same planes, along the second axis, in blocks of so many each; of fewer, the last one."""
+    kept: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        kept.append(block)
+        count += block.shape[1]
+        if count < planes:
+            continue
+        joined = kept[0] if len(kept) == 1 else np.concatenate(kept, axis=1)
+        whole = count // planes * planes
+        for first in range(0, whole, planes):
+            yield joined[:, first : first + planes]
+        kept, count = [joined[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(kept, axis=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What one voxel of a block costs; measured."""
@@ -53,6 +71,7 @@ class Engine(ABC):
     """
 
     name: str
+    sweep_step = 16  # planes of a step of :meth:`sweep`: more take more memory, fewer more time
     network: Any  # any module with the attributes of medhpc.nets
     device: torch.device
     threads: int
@@ -104,8 +123,7 @@ class Engine(ABC):
             Of all of them together.
         kind : {"probability", "classes", "raw"}
         step : int
-            Planes that are computed at once. A later start at a whole number of steps gives the same bits, from the
-            receptive radius and a step on.
+            Planes that are computed at once.
         ranks : Ranks
             Processes that share every plane; blocks and result are the rows of this one, of which it has at least as
             many as the largest dilation.
@@ -122,7 +140,15 @@ class Engine(ABC):
         raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
 
     def sweep_bytes(self, shape: Index, step: int) -> int:
-        """Memory that a sweep of such a block takes."""
+        """Memory that :meth:`sweep` takes, without the blocks that it is given and with the planes that it yields."""
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
+
+    def sweep_warm_up(self, step: int) -> int:
+        """Planes by which a sweep must begin, a whole number of steps, before the first one that is to be right.
+
+        "Right" means equal, in every bit, to a sweep that has begun at the volume's first plane. Within rounding, the
+        network's receptive radius is enough.
+        """
         raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
 
     def measure(self, channels: int, seconds: float = 3.0) -> Cost:
@@ -154,18 +180,3 @@ class Engine(ABC):
             self(block, "raw")
             took = time.perf_counter() - began
         return took, growth.bytes
-
-
-def in_steps(blocks: Iterable[np.ndarray], step: int) -> Iterator[np.ndarray]:
-    """Blocks (channels, n, y, x) of any n as blocks of `step` planes, of which the last one may have fewer."""
-    waiting: list[np.ndarray] = []
-    planes = 0
-    for block in blocks:
-        waiting.append(block)
-        planes += block.shape[1]
-        while planes >= step:
-            joined = np.concatenate(waiting, axis=1) if len(waiting) > 1 else waiting[0]
-            yield joined[:, :step]
-            waiting, planes = [joined[:, step:]], planes - step
-    if planes:
-        yield np.concatenate(waiting, axis=1)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 
-from medhpc.engine.base import BlockTooLarge, Engine, in_steps
+from medhpc.engine.base import BlockTooLarge, Engine, regrouped
 from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
 from medhpc.nets.frontiers import Frontiers
@@ -58,7 +58,7 @@ class TorchEngine(Engine):
         """See :class:`medhpc.engine.base.Engine`."""
         with _memory_checked():
             sweep = Sweep(self.network, shape, step, ranks)
-        planes = in_steps(blocks, step)
+        planes = regrouped(blocks, step)
         none = np.empty((self.network.in_channels, 0, *shape[1:]), np.float32)
         while not sweep.is_done:
             with _memory_checked(), torch.inference_mode():
@@ -71,6 +71,11 @@ class TorchEngine(Engine):
         """See :class:`medhpc.engine.base.Engine`; scratch of the convolutions included."""
         frontiers = Frontiers.of(self.network, step)
         return frontiers.bytes(self.network, shape[0], math.prod(shape[1:])) + 4 * SCRATCH[self.device.type]
+
+    def sweep_warm_up(self, step: int) -> int:
+        """See :class:`medhpc.engine.base.Engine`."""
+        radius = Frontiers.of(self.network, step).lags[-1]
+        return -(-(radius + step) // step) * step
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -16,6 +16,7 @@ the dilations, not from the length of the block: 300 planes a map at depth 85.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,19 +34,21 @@ class Frontiers:
         Planes by which each layer lags the input.
     step : int
         Planes by which a step moves on.
+    spans : tuple of int
+        Planes, besides those of a step, for which the input and the maps of each layer are kept.
     """
 
     lags: tuple[int, ...]
     step: int
+    spans: tuple[int, ...]
 
     @classmethod
     def of(cls, network: MSD, step: int) -> Frontiers:
         """Those of a network; one in two dimensions has no lag."""
-        if network.ndim == 2:
-            return cls(lags=(0,) * network.depth, step=step)
         dilations, width = network.dilations, network.width
-        reaches = (max(dilations[m : m + width]) for m in range(0, len(dilations), width))
-        return cls(lags=tuple(itertools.accumulate(reaches)), step=step)
+        reaches = [max(dilations[m : m + width]) if network.ndim == 3 else 0 for m in range(0, len(dilations), width)]
+        lags = tuple(itertools.accumulate(reaches))
+        return cls(lags=lags, step=step, spans=tuple(_spans(network, lags, reaches)))
 
     def lag(self, layer: int) -> int:
         """Of a layer; the input is layer -1."""
@@ -60,13 +63,9 @@ class Frontiers:
         start, stop = (min(max(n * self.step - self.lag(layer), 0), depth) for n in (number, number + 1))
         return range(start, stop)
 
-    def kept(self, network: MSD, layer: int) -> int:
+    def kept(self, layer: int) -> int:
         """Planes that are kept of a layer's maps, or of the input (-1), at a time."""
-        last = max(self.lag(layer), self.lag(_last_reader(network, layer) - 1))
-        if layer < 0:
-            return last + self.step
-        first, reach = _first_sums(network, layer)
-        return last - self.lag(first - 1) + (reach if network.ndim == 3 else 0) + self.step
+        return self.spans[layer + 1] + self.step
 
     def kept_scores(self) -> int:
         """Planes of scores that are kept at a time: sums over the maps that are complete."""
@@ -74,22 +73,22 @@ class Frontiers:
 
     def bytes(self, network: MSD, depth: int, pixels: int, itemsize: int = 4) -> int:
         """Memory for all that is kept of a block of `depth` planes of so many pixels."""
-        planes = network.in_channels * min(self.kept(network, -1), depth)
+        planes = network.in_channels * min(self.kept(-1), depth)
         planes += network.out_channels * min(self.kept_scores(), depth)
-        planes += network.width * sum(min(self.kept(network, layer), depth) for layer in range(network.depth))
+        planes += network.width * sum(min(self.kept(layer), depth) for layer in range(network.depth))
         return planes * pixels * itemsize
 
 
-def _last_reader(network: MSD, layer: int) -> int:
-    """The layer whose visit is the last that reads a layer's maps; 0 where there is none."""
-    stop = network.in_channels + (layer + 1) * network.width
-    readers = [k for k, now in enumerate(network.visits) for visit in now if visit.first < stop and k > layer]
-    return max(readers, default=0)
-
-
-def _first_sums(network: MSD, layer: int) -> tuple[int, int]:
-    """The layer at whose turn a layer's maps get their first sums, and how far ahead of its sources these are."""
-    own = network.dilations[layer * network.width : (layer + 1) * network.width]
-    turns = [(k, visit.dilation) for k, now in enumerate(network.visits) for visit in now if visit.dilation in own]
-    first = min(k for k, _ in turns)
-    return first, max(own)
+def _spans(network: MSD, lags: Sequence[int], reaches: Sequence[int]) -> Iterator[int]:
+    """Of the input and each layer: from the first sums, or the voxels, to the last visit that reads them."""
+    turns = [(layer, visit) for layer, visits in enumerate(network.visits) for visit in visits]
+    before = (0, *lags)  # by layer: the lag of its sources
+    for layer in range(-1, network.depth):
+        stop = network.in_channels + (layer + 1) * network.width
+        readers = [before[k] for k, visit in turns if k > layer and visit.first < stop]
+        last = max([before[layer + 1], *readers])
+        if layer < 0:
+            yield last
+        else:
+            own = network.dilations[layer * network.width : (layer + 1) * network.width]
+            yield last - min(before[k] for k, visit in turns if visit.dilation in own) + reaches[layer]

@@ -54,10 +54,8 @@ class Sweep:
         low, high = self._halo.here
         self._rows = slice(low, low + shape[1])  # our own
         rows = (low + shape[1] + high, shape[2])
-        self._inputs = self._ring(network.in_channels, self.frontiers.kept(network, -1), rows)
-        self._maps = [
-            self._ring(network.width, self.frontiers.kept(network, layer), rows) for layer in range(network.depth)
-        ]
+        self._inputs = self._ring(network.in_channels, self.frontiers.kept(-1), rows)
+        self._maps = [self._ring(network.width, self.frontiers.kept(layer), rows) for layer in range(network.depth)]
         self._scores = self._ring(network.out_channels, self.frontiers.kept_scores(), shape[1:])
         self._begun = [0] * len(network.dilations)  # planes of each map that have sums
         self._number = 0
