@@ -40,7 +40,11 @@ def run(name: str, *options: str) -> str:
         ("training", ["--size", "12,16,16", "--nets", "3D depth 30, 64^3"], "PyTorch / kernel: "),
         ("schemes", ["--depths", "4", "--size", "20,24,24", "--edges", "256"], "sweep, exact"),
         ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
-        ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
+        (
+            "dip_ranks",
+            ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2", "--host-size", "8,24,24"],
+            "of the others",
+        ),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(
