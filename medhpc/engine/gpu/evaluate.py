@@ -18,6 +18,10 @@ PITCH = 16
 """Rows start at multiples of so many voxels: sums are read and written in whole sectors."""
 CHUNK = 64
 """Planes that a program of the push kernel completes; it reads two more."""
+REGISTERS = 128
+"""Of a thread, so that two programs of eight warps share a multiprocessor; nothing is spilled for it."""
+FUSED = {"enable_fp_fusion": True}
+"""Multiply-adds; named, since Triton 3.9 warns that it will do without where nobody says so."""
 LARGEST = float(kernels.TOO_LARGE.value)
 
 
@@ -27,7 +31,7 @@ class Tile:
 
     rows: int = 4
     columns: int = 32
-    warps: int = 4
+    warps: int = 8
     stages: int = 3
 
 
@@ -52,7 +56,7 @@ class GpuNetwork:
         self.network, self.device, self.dtype = network, device, dtype
         self.tile = tile or Tile()
         self.schedule = schedule_of(network, 32 // taps_of(network))
-        self._steps = [(step, *self._packed(step)) for step in self.schedule.steps]
+        self._tensors = [self._packed(step) for step in self.schedule.steps]
         self._flag = torch.zeros(1, dtype=torch.int32, device=device)
         self._head_bias = network.head_bias.detach().to(device, torch.float32)
 
@@ -78,11 +82,11 @@ class GpuNetwork:
         self._flag.zero_()
         for channel, numbers in enumerate(block):
             ring[channel // LANES, :, :, :length, channel % LANES] = numbers
-        for step, weights, *lists in self._steps:
+        for step, tensors in zip(self.schedule.steps, self._tensors, strict=True):
             if isinstance(step, Push):
-                self._push(step, weights, lists, ring, sums, length)
+                self._push(step, tensors, ring, sums, length)
             else:
-                self._head(step, weights, ring, scores)
+                self._head(step, tensors, ring, scores)
         if self._checked and (self._flag.item() or block.abs().max() > LARGEST):
             raise TooLarge
         return scores[..., :length]
@@ -106,19 +110,18 @@ class GpuNetwork:
             torch.tensor(lanes, dtype=torch.int32, device=self.device),
         )
 
-    def _push(self, push: Push, weights: Tensor, lists: list[Tensor], ring: Tensor, sums: Tensor, length: int) -> None:
+    def _push(self, push: Push, tensors: tuple[Tensor, ...], ring: Tensor, sums: Tensor, length: int) -> None:
         tile, taps, s = self.tile, taps_of(self.network), push.dilation
         _, depth, height, pitch, _ = ring.shape
         step = s if taps == 3 else 1
         across = -(-length // tile.columns)
         tall = -(-height // (tile.rows * s)) * s
-        chunks = -(-(-(-depth // step)) // CHUNK)
+        chunks = math.ceil(depth / (step * CHUNK))
         blocks = self.schedule.ring_blocks(push.first, push.stop)
         kernels.push[(across * tall * step * chunks,)](
             ring,
             sums,
-            weights,
-            *lists,
+            *tensors,
             self._flag,
             depth,
             height,
@@ -140,15 +143,17 @@ class GpuNetwork:
             CHECKED=self._checked,
             num_warps=tile.warps,
             num_stages=tile.stages,
+            maxnreg=REGISTERS,
+            **FUSED,
         )
 
-    def _head(self, head: Head, weights: Tensor, ring: Tensor, scores: Tensor) -> None:
+    def _head(self, head: Head, tensors: tuple[Tensor, ...], ring: Tensor, scores: Tensor) -> None:
         voxels, tile = scores[0].numel(), 128
         blocks = self.schedule.ring_blocks(head.first, head.stop)
         kernels.head[(-(-voxels // tile),)](
             ring,
             scores,
-            weights,
+            *tensors,
             self._head_bias,
             voxels,
             blocks[0],
@@ -157,6 +162,7 @@ class GpuNetwork:
             self.network.out_channels,
             M=tile,
             FRESH=head.fresh,
+            **FUSED,
         )
 
 

@@ -1,6 +1,7 @@
 """Which kernel runs when over a block, and where maps and partial sums lie: numbers only.
 
-The order is that of :mod:`medhpc.nets.visits`. A map lives in a *ring* of slots, for as long as a later visit reads it::
+The order is that of :mod:`medhpc.nets.visits`. A map lives in a *ring* of slots while later
+visits read it::
 
     channels   in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 ...        (inputs first, then maps)
     slot        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15  0  1  2 ...       (channel modulo the slots of the ring)
