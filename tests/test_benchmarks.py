@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPU_WAYS = "triton,torch,PyTorch bf16"
+GPU_PRINTS = "PyTorch bf16 / triton: "
 needs_slurm = pytest.mark.skipif(
     not all(
         shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for name in ("munged", "slurmctld", "slurmd")
@@ -41,6 +43,11 @@ def run(name: str, *options: str) -> str:
         ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
         ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
+        (
+            "gpu",
+            ["--device", "cpu", "--depth", "1", "--size", "2,3,3", "--block", "2,2,3", "--ways", GPU_WAYS],
+            GPU_PRINTS,
+        ),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(
             "slurm_overhead",
@@ -57,6 +64,8 @@ def run(name: str, *options: str) -> str:
     ],
 )
 def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, tmp_path):
+    if name == "gpu":
+        pytest.importorskip("triton")
     if name in ("sliding_window", "seams"):
         pytest.importorskip("monai")
     assert prints in run(name, *options, "--rounds", "1", "--results", str(tmp_path), "--scratch", str(tmp_path))

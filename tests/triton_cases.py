@@ -25,13 +25,13 @@ both = pytest.mark.parametrize("name", list(TOLERANCE))
 CASES = {
     "volume": (MSD(1, 2, 3, dilations=[1, 2]), (5, 6, 7)),
     "zero padding": (MSD(1, 1, 3, dilations=[2, 3], padding="zero"), (2, 5, 4)),
-    "several tiles": (MSD(1, 3, 2, dilations=[1]), (3, 9, 35)),
-    "width and inputs": (MSD(2, 2, 2, width=3, dilations=[1, 3]), (4, 5, 4)),
-    "more targets than columns": (MSD(1, 2, 12, dilations=[1]), (2, 2, 3)),
-    "a ring written over": (MSD(1, 2, 20, ndim=2, dilations=[1, 2]), (1, 4, 5)),
+    "several tiles": (MSD(1, 3, 1, dilations=[1]), (2, 5, 33)),
+    "width and inputs": (MSD(2, 2, 2, width=3, dilations=[1, 2]), (3, 3, 4)),
+    "more targets than columns": (MSD(1, 2, 11, dilations=[1]), (2, 2, 3)),
+    "a ring written over": (MSD(1, 2, 20, ndim=2, dilations=[1]), (1, 2, 3)),
     "a ring of several blocks": (MSD(17, 2, 2, width=9, ndim=2, dilations=[2, 1]), (1, 4, 4)),
     "planes": (MSD(2, 2, 3, ndim=2, dilations=[1, 4], padding="zero"), (3, 2, 33)),
-    "long dilation": (MSD(1, 2, 2, ndim=2, dilations=[10, 7]), (1, 12, 45)),
+    "long dilation": (MSD(1, 2, 2, ndim=2, dilations=[10, 7]), (1, 11, 35)),
     "window": (MSD(1, 2, 2, dilations=[1], window=[(-0.5, 1.0)]), (2, 3, 4)),
 }
 
@@ -49,7 +49,7 @@ def test_the_definition(name, case):
 
 def test_a_program_takes_planes_in_chunks(monkeypatch):
     monkeypatch.setattr(evaluate, "CHUNK", 2)
-    network, block = lively(MSD(1, 2, 2, dilations=[2, 1])), noise(1, 7, 3, 3)
+    network, block = lively(MSD(1, 2, 1, dilations=[2])), noise(1, 7, 3, 3)
     found = GpuNetwork(network, DEVICE, torch.float32, Tile(rows=2, columns=8)).scores(
         torch.from_numpy(block).to(DEVICE)
     )
@@ -63,6 +63,7 @@ def test_the_wanted_part_is_that_part_of_the_whole():
     assert np.array_equal(engine(block, "classes", wanted), engine(block, "classes")[(slice(None), *wanted.slices)])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_float16_has_an_end():
     network, block = lively(MSD(1, 2, 1, dilations=[1])), noise(1, 3, 3, 3)
     for large in (block * 1e5, block * 4e4):  # an input, a map

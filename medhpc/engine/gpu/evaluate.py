@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -82,11 +83,12 @@ class GpuNetwork:
         self._flag.zero_()
         for channel, numbers in enumerate(block):
             ring[channel // LANES, :, :, :length, channel % LANES] = numbers
-        for step, tensors in zip(self.schedule.steps, self._tensors, strict=True):
-            if isinstance(step, Push):
-                self._push(step, tensors, ring, sums, length)
-            else:
-                self._head(step, tensors, ring, scores)
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():  # Triton's is the current
+            for step, tensors in zip(self.schedule.steps, self._tensors, strict=True):
+                if isinstance(step, Push):
+                    self._push(step, tensors, ring, sums, length)
+                else:
+                    self._head(step, tensors, ring, scores)
         if self._checked and (self._flag.item() or block.abs().max() > LARGEST):
             raise TooLarge
         return scores[..., :length]
