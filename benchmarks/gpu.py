@@ -162,7 +162,7 @@ def forward_of(way: str, network: MSD, device: str) -> Forward:
     evaluate = torch.compile(plain) if compiled else plain
 
     def run(block: Tensor) -> Tensor:
-        batch = block[None].contiguous(memory_format=torch.channels_last_3d)
+        batch = block[None].to(dtype or block.dtype).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
             return _without_gradients(evaluate, batch)[0]
 

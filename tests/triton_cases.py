@@ -7,6 +7,7 @@ more on a GPU where there is one.
 import numpy as np
 import pytest
 import torch
+from samples import cells, stored, whole, write_tiff
 from test_native import difference, lively, noise, truth
 
 from medhpc import engine as engines
@@ -15,7 +16,9 @@ from medhpc.engine.gpu import evaluate
 from medhpc.engine.gpu.evaluate import GpuNetwork, Tile
 from medhpc.errors import NetworkMismatch, OutOfRange
 from medhpc.geometry import Box
+from medhpc.infer import infer
 from medhpc.nets import MSD
+from medhpc.tiling import tile
 
 DEVICE = torch.device("cpu" if triton.interpreted() else "cuda")
 TOLERANCE = {"triton": 3e-3, "triton-f32": 2e-6}  # of the largest score
@@ -78,6 +81,18 @@ def test_a_block_that_the_network_refuses_is_refused():
     for shape in [(1, 3, 9, 9), (2, 9, 9, 9)]:
         with pytest.raises(NetworkMismatch):
             engine(noise(*shape), "raw")
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_a_run_names_it_and_its_tiles_are_the_whole(name, tmp_path, quick_measure, quick_disk):
+    volume, network = cells((2, 3, 6)), lively(MSD(1, 2, 1, dilations=[1]))
+    path = write_tiff(tmp_path / "volume.tif", volume)
+    options = {"network": network, "engine": name, "device": DEVICE.type, "store": "raw", "threads": 1}
+    plan = tile(path, tmp_path / "run", tile=(2, 3, 3), halo="exact", **options)
+    assert plan.cost.engine == name and plan.cost.can_use_gpus and len(plan.grid) == 2
+    infer(tmp_path / "run", network=network, device=DEVICE.type, threads=1)
+    found = stored(tmp_path / "run")
+    assert difference(found, whole(network, volume)) <= TOLERANCE[name]
 
 
 def test_it_is_loaded_by_name_and_its_memory_is_known():

@@ -25,6 +25,24 @@ def reflected(index, length):
     return tl.where(index >= length, 2 * (length - 1) - index, index)
 
 
+@triton.jit
+def complete(found, done, target, made, inside, biases, lanes, flag, own, volume, CHECKED: tl.constexpr):
+    """Make maps of the first `own` targets among the columns `done` of the sums `found`: bias, ReLU, into the ring.
+
+    A column is cut out by a sum: of networks of width 1 there is one. Others run at the same time and may read the
+    voxel's other channels: the slot that is written has weight 0 for them, and what it held is finite.
+    """
+    for k in range(own):
+        value = tl.sum(tl.where((done & (target == k))[None, :], found, 0.0), 1) + tl.load(biases + k)
+        value = tl.where(value < 0, 0.0, value)  # ReLU, which leaves NaN as it is
+        lane = tl.load(lanes + k)
+        slot = lane // CHANNELS * volume * CHANNELS + lane % CHANNELS
+        tl.store(made + slot, value.to(made.dtype.element_ty), mask=inside)
+        if CHECKED:
+            too_large = inside & (value > TOO_LARGE)
+            tl.store(flag + tl.zeros_like(value).to(tl.int32), 1, mask=too_large)
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def push(
     ring,  # (ring blocks, depth, height, pitch, 16): read, and the maps that are complete written
@@ -68,10 +86,6 @@ def push(
         after t      group (t - 1) mod 3 has all it gets: added to the sums in memory, and set to zero
 
     The accumulator is never cut apart or moved: it is the weights that turn.
-
-    Of the columns that are complete, those of the layer's own maps become maps; that is one for networks of width 1,
-    which is why it is cut out of the accumulator by a sum. Others run at the same time and may read the voxel's other
-    channels: the slot that is written has weight 0 in this run, and what it held is finite.
 
     Budget (ROWS 4, COLUMNS 32, N 32, float16, eight warps): 116 to 127 registers a thread, of which 16 accumulate,
     none spilled (compiled for compute capability 9.0). Nine products (128, 16) x (16, 32) a plane, three a turn of the
@@ -136,21 +150,14 @@ def push(
             done = used & (group == (turn + TAPS - REACH) % TAPS)
             if passed >= 2 * REACH:
                 now = here + (phase + (t - REACH) * step) * plane
+                found = accumulator
                 total = sums + (now[:, None] + place[None, :])
                 written = inside[:, None] & done[None, :]
-                found = accumulator
                 if not FRESH:
                     found += tl.load(total, mask=written, other=0.0)
                 tl.store(total, found, mask=written & (target >= own)[None, :])
-                for k in range(own):
-                    mine = tl.where((done & (target == k))[None, :], found, 0.0)
-                    value = tl.sum(mine, 1) + tl.load(biases + k)
-                    value = tl.where(value < 0, 0.0, value)  # ReLU, which leaves NaN as it is
-                    lane = tl.load(lanes + k)
-                    slot = lane // CHANNELS * volume * CHANNELS + lane % CHANNELS
-                    tl.store(ring + now * CHANNELS + slot, value.to(ring.dtype.element_ty), mask=inside)
-                    if CHECKED:
-                        tl.store(flag + now * 0, 1, mask=inside & (value > TOO_LARGE))
+                made = ring + now * CHANNELS
+                complete(found, done, target, made, inside, biases, lanes, flag, own, volume, CHECKED)
             accumulator = tl.where(done[None, :], 0.0, accumulator)
 
 
