@@ -11,7 +11,7 @@ from samples import cells, stored, whole, write_tiff
 from test_native import difference, lively, noise, truth
 
 from medhpc import engine as engines
-from medhpc.engine import triton
+from medhpc.engine import BlockTooLarge, triton
 from medhpc.engine.gpu import evaluate
 from medhpc.engine.gpu.evaluate import GpuNetwork, Tile
 from medhpc.errors import NetworkMismatch, OutOfRange
@@ -93,6 +93,16 @@ def test_a_run_names_it_and_its_tiles_are_the_whole(name, tmp_path, quick_measur
     infer(tmp_path / "run", network=network, device=DEVICE.type, threads=1)
     found = stored(tmp_path / "run")
     assert difference(found, whole(network, volume)) <= TOLERANCE[name]
+
+
+def test_a_block_that_the_card_cannot_hold_is_not_begun(monkeypatch):
+    engine = triton.TritonEngine(MSD(1, 2, 1, dilations=[1]), DEVICE)
+    engine.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 500)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)
+    with pytest.raises(BlockTooLarge, match="1,200 are free"):
+        engine._scores(torch.zeros(1, 4, 4, 4))
 
 
 def test_it_is_loaded_by_name_and_its_memory_is_known():

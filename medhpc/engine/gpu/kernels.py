@@ -138,12 +138,13 @@ def push(
         kernel = weights + ((block * TAPS + turn) * 3 + dy) * (3 * CHANNELS * N)
         for dx in tl.static_range(3):
             at = left if dx == 0 else (x if dx == 1 else right)
+            # ".ca": through L1, where the other taps find what this one has fetched; by itself it would pass by it
             voxel = ring + (line + at * CHANNELS)[:, None] + channel[None, :]
             if REFLECT:
-                maps = tl.load(voxel)
+                maps = tl.load(voxel, cache_modifier=".ca")
             else:
                 there = (seen & in_left) if dx == 0 else (seen if dx == 1 else (seen & in_right))
-                maps = tl.load(voxel, mask=there[:, None], other=0.0)
+                maps = tl.load(voxel, mask=there[:, None], other=0.0, cache_modifier=".ca")
             weight = tl.load(kernel + dx * CHANNELS * N + within)
             accumulator = tl.dot(maps, weight, accumulator, input_precision="ieee")
         if (dy == 2) & (block == blocks - 1):
