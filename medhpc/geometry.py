@@ -127,6 +127,8 @@ class Grid:
         row may be a sliver.
     stride : (z, y, x)
         Read boxes start at whole multiples of this: a network that pools needs it.
+    in_columns : bool
+        Number the tiles along z first, then x, then y: those of a column follow each other. Else x goes first, z last.
     """
 
     volume: Index
@@ -135,6 +137,7 @@ class Grid:
     region: Box
     least: Index = (1, 1, 1)
     stride: Index = (1, 1, 1)
+    in_columns: bool = False
 
     @property
     def _first(self) -> Index:
@@ -159,7 +162,7 @@ class Grid:
         return (self[i] for i in range(len(self)))
 
     def touching(self, box: Box) -> Iterator[Tile]:
-        """Tiles whose write box meets `box`, in index order."""
+        """Tiles whose write box meets `box`, z slowest."""
         box = box.intersection(self.region)
         if not box.size:
             return
@@ -196,17 +199,22 @@ class Grid:
         return self.read_voxels() / self.region.size
 
     def _position(self, index: int) -> Index:
-        _, ny, nx = self.counts
+        nz, ny, nx = self.counts
+        if self.in_columns:
+            return index % nz, index // nz // nx, index // nz % nx
         return index // (ny * nx), index // nx % ny, index % nx
 
+    def _index(self, position: Index) -> int:
+        (nz, ny, nx), (z, y, x) = self.counts, position
+        return (y * nx + x) * nz + z if self.in_columns else (z * ny + y) * nx + x
+
     def _tile_at(self, position: Index) -> Tile:
-        _, ny, nx = self.counts
         start = _three((f + p) * t for f, p, t in zip(self._first, position, self.tile, strict=True))
         whole = Box(start, _three(a + t for a, t in zip(start, self.tile, strict=True)))
         write = whole.intersection(self.region)
         volume = Box.whole(self.volume)
         read = write.with_context(self.halo, self.least, self.stride, volume)
-        return Tile((position[0] * ny + position[1]) * nx + position[2], write, read)
+        return Tile(self._index(position), write, read)
 
 
 @dataclass(frozen=True)

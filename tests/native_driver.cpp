@@ -36,6 +36,30 @@ void backward(void* network, const Case& c, const std::vector<float>& block, std
     msd_forget(recording);
 }
 
+// Steps of 7 planes, over rows of our own between ghosts that the neighbours would give.
+void sweep(void* network, const Case& c, const std::vector<float>& block) {
+    const int64_t plane = int64_t{c.shape[1]} * c.shape[2], voxels = c.shape[0] * plane;
+    const int64_t strides[4] = {4 * voxels, 4 * plane, 4 * c.shape[2], 4};
+    const int ghosts = c.shape[1] > 3 * c.largest_dilation ? c.largest_dilation : 0, rows = c.shape[1] - 2 * ghosts;
+    const int shape[6] = {c.shape[0], rows, c.shape[2], ghosts, ghosts, 7};
+    void* sweep = msd_sweep(network, shape, 2, c.threads);
+    std::vector<float> result(c.outputs * voxels), edge(c.width * 7 * ghosts * c.shape[2]);
+    int planes[2] = {0, 0};
+    while (planes[1] < c.shape[0]) {
+        msd_sweep_planes(sweep, -1, planes);
+        if (msd_sweep_load(sweep, block.data() + planes[0] * plane, strides)) std::abort();
+        for (int layer = 0; layer < c.depth; layer++) {
+            if (msd_sweep_run(sweep, layer, layer + 1, result.data())) std::abort();
+            msd_sweep_take(sweep, layer, ghosts, ghosts, edge.data());
+            msd_sweep_put(sweep, layer, 0, ghosts, edge.data());
+            msd_sweep_put(sweep, layer, ghosts + rows, ghosts, edge.data());
+        }
+        msd_sweep_planes(sweep, c.depth - 1, planes);
+        msd_sweep_end_step(sweep);
+    }
+    msd_forget_sweep(sweep);
+}
+
 void evaluate(const Case& c) {
     const int maps = c.depth * c.width, taps = c.dimensions == 3 ? 27 : 9, channels = c.inputs + maps;
     std::vector<int> dilations;
@@ -62,6 +86,7 @@ void evaluate(const Case& c) {
         if (msd_run(network, block.data(), strides, c.shape, wanted, kind, c.threads, result.data())) std::abort();
     }
     backward(network, c, block, weights.size(), channels);
+    sweep(network, c, block);
     msd_destroy(network);
 }
 
@@ -74,5 +99,6 @@ int main() {
     evaluate({1, 2, 3, 1, 2, 1, 3, {1, 64, 300}, 2});     // a plane, several blocks in x
     evaluate({1, 2, 3, 1, 3, 0, 40, {3, 45, 200}, 2});    // halos longer than a block
     evaluate({3, 2, 40, 1, 3, 1, 1, {2, 7, 17}, 1});      // one dilation: groups of targets
+    evaluate({1, 2, 9, 1, 3, 1, 3, {60, 12, 20}, 2});     // rings that turn, ghost rows
     std::puts("done");
 }

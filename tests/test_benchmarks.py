@@ -40,8 +40,13 @@ def run(name: str, *options: str) -> str:
         ("seams", ["--size", "24,32,32"], "max error, "),
         ("engine", ["--size", "16,16,16", "--nets", "3D depth 30"], "two threads / one: "),
         ("training", ["--size", "12,16,16", "--nets", "3D depth 30, 64^3"], "PyTorch / kernel: "),
+        ("schemes", ["--depths", "4", "--size", "20,24,24", "--edges", "256"], "sweep, exact"),
         ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
-        ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
+        (
+            "dip_ranks",
+            ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2", "--host-size", "8,24,24"],
+            "of the others",
+        ),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
         (
             "gpu",

@@ -173,6 +173,10 @@ PLAN = {
     "threads": 2,
     "memory_bytes": 5 * 2**30,
     "memory_limit_bytes": 8 * 2**30,
+    "scheme": "boxes",
+    "schemes": [],
+    "columns": 0,
+    "compare": False,
     "splits": False,
     "output_bytes": 432537600,
     "output_files": 240,
@@ -189,6 +193,21 @@ def test_a_plan_says_what_too_little_memory_costs(capsys):
     assert "computed in parts, each with its own halo (1.4 voxels with enough --memory)" in out
     machine = "this machine (cpu, threads: 2, engine native)"
     assert f"time         under 1 s in one task on {machine}; under 1 s a tile" in out
+
+
+def test_the_schemes_on_paper(capsys):
+    boxes = {"name": "boxes", "halo": (16, 16, 16), "exact": False, "column": (256, 256, 384), "work": 1.4}
+    sweep = {"name": "sweep", "halo": (455, 455, 455), "exact": True, "column": (1024, 1280, 2304), "work": 1.0}
+    costs = {"bytes": 3 * 2**30, "fits": True}, {"bytes": 300 * 2**30, "fits": False}
+    rows = [row | cost for row, cost in zip((boxes, sweep), costs, strict=True)]
+    print_plan(PLAN | {"compare": True, "schemes": rows})
+    lines = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("scheme"))
+    assert [" ".join(line.split()) for line in (lines[first], *lines[first + 2 : first + 4])] == [
+        "scheme boxes: every tile with a halo on all sides",
+        "boxes 16 x 16 x 16 no 256 x 256 x 384 1.40 x 3 GiB <- chosen",
+        "sweep 455 x 455 x 455 yes 1024 x 1280 x 2304 1.00 x 300 GiB: too much",
+    ]
 
 
 def test_the_plan_on_paper(capsys):

@@ -535,6 +535,16 @@ def test_tiles_that_are_computed_in_parts_cost_what_their_parts_cost(tmp_path, c
     assert prepared(tmp_path / "run").cost.seconds == pytest.approx(told["seconds_per_tile"])
 
 
+def test_a_task_has_a_column_at_least(tmp_path, controller):
+    write_tiff(tmp_path / "v.tif", np.zeros((90, 16, 32), np.uint8))
+    msd(2).save(tmp_path / "net.safetensors")
+    options = {"scheme": "columns", "halo": "exact", "tile": (15, 16, 16), "device": "cpu", "threads": 1}
+    tile(tmp_path / "v.tif", tmp_path / "run", network=tmp_path / "net.safetensors", **options)
+    found = prepared(tmp_path / "run", target_seconds=1e-6).packing
+    assert (found.tiles, found.tasks, found.tiles_per_task) == (12, 2, 6)
+    assert prepared(tmp_path / "run", tasks=12).packing.tasks == 12  # as wished, all the same
+
+
 def test_nothing_is_submitted_without_room(run, controller, monkeypatch):
     usage = shutil.disk_usage(run)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))

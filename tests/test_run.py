@@ -171,7 +171,7 @@ def test_the_digest_is_the_same_in_every_process_and_release():
     assert plan_of().digest == GOLDEN_DIGEST
 
 
-GOLDEN_DIGEST = "1ed2e3272c03a857"  # a change of the plan's fields needs a new VERSION, and then a new digest here
+GOLDEN_DIGEST = "cb0168a6a2c94d1a"  # a change of the plan's fields needs a new VERSION, and then a new digest here
 
 
 def test_every_field_counts_in_the_digest():

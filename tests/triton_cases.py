@@ -107,6 +107,6 @@ def test_a_block_that_the_card_cannot_hold_is_not_begun(monkeypatch):
 
 def test_it_is_loaded_by_name_and_its_memory_is_known():
     engine = engines.load(lively(MSD(1, 2, 12)), name="triton-f32", device=DEVICE.type)
-    assert engine.name == "triton-f32"
+    assert engine.name == "triton-f32" and not engine.sweeps
     maps, sums, scores = 16 * 4, 2 * 4, 2 * 4
     assert engine._kernels.bytes((3, 5, 16)) == (maps + sums + scores) * 3 * 5 * 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from medhpc.jobs.denoising import Denoising
 
 LIBRARIES = 2 * 2**30  # Python, torch, and what SLURM counts besides
-IMAGES = 12  # copies of the volume in float32, while it is read, measured and written
+COPIES = 12  # of a rank's planes in float32, while they are read and scaled, and what is taken away is judged
+MEASURED = 1  # of the whole volume, while its noise is
 
 job_options = options.together(
     click.option("--submit", is_flag=True, help="Run as a job: a rank for each GPU, or for each node without GPUs."),
@@ -88,11 +90,10 @@ def _memory(noisy: str, chosen: Options, given: dict[str, Any], ranks: int) -> i
     from medhpc.dip.plan import image_shape, largest_share, need
 
     shape, _ = image_shape(noisy, given["channel"])
-    images = IMAGES * 4
-    for length in shape:
-        images *= length
+    share = largest_share(shape, chosen, ranks)
+    part = 1.0 if given["whole"] else min(1.0, len(share.seen.of(share.ranks.rank)) / share.length)
+    images = int(4 * math.prod(shape) * (COPIES * part + MEASURED))
     if given["gpus"]:
-        largest_share(shape, chosen, ranks)
         return LIBRARIES + images
     precision = "fp32" if chosen.precision == "auto" else chosen.precision
     return LIBRARIES + images + int(1.2 * need(shape, chosen, precision, given["checkpoint"] or 0, ranks).peak)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,11 @@ import click
 
 from medhpc.cli import early, options, show
 from medhpc.errors import BadOption
+from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
     from medhpc.infer import InferResult, WorkResult
+    from medhpc.ranks.group import Ranks
 
 
 @click.command(short_help="Predict the tiles of a run.")
@@ -39,9 +43,14 @@ def infer(
     SIGUSR1 ends it after the tile in work, SIGTERM at once; what is computed is kept. With --missing, the tasks of an
     array share the tiles that are missing when the first of them starts, also of several runs.
 
+    Columns (`medhpc tile --scheme columns|sweep`, or --exact) are computed plane by plane: a task that begins or goes
+    on in the middle of one computes as many planes before it again as the network sees. Started by torchrun or srun,
+    ranks share the rows of the planes.
+
     \b
       medhpc infer brain.run
       medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
+      torchrun --nproc-per-node 4 -m medhpc infer brain.run
     """
     from medhpc import infer as inference
 
@@ -49,7 +58,12 @@ def infer(
     def note(line: str) -> None:
         click.echo(f"medhpc: note: {line}", err=True)
 
-    with inference.ending_on_signals() as stop, show.bar("infer", "tiles") as progress:
+    unit = "tiles" if missing else _unit(_only(runs))
+    with (
+        inference.ending_on_signals() as stop,
+        show.bar("infer", unit) as progress,
+        _ranks(device, unit, task) as ranks,
+    ):
         result: WorkResult | InferResult
         if missing:
             if not task or tiles:
@@ -71,19 +85,45 @@ def infer(
                 run,
                 task=task,
                 tiles=tiles,
-                device=device,
+                device=ranks.device if ranks else device,
                 threads=threads,
                 keep_going=keep_going,
                 stop=stop,
-                progress=progress,
+                progress=None if ranks and not ranks.is_first else progress,
                 note=note,
+                ranks=ranks,
             )
+    if ranks and not ranks.is_first:
+        return
     if as_json:
         show.as_json(result.as_dict())
     else:
         click.echo("\n".join(_told(result)))
     if result.failed:
         sys.exit(1)
+
+
+@contextmanager
+def _ranks(device: str, unit: str, task: str | None) -> Iterator[Ranks | None]:
+    """The processes that share the planes of columns, where torchrun or srun has started several."""
+    if task or launched() is None:
+        yield None
+        return
+    if unit == "tiles":
+        raise BadOption(
+            "ranks share the planes of columns, and these are tiles by themselves: share them by --task K/N"
+        )
+    from medhpc.ranks.group import joined
+
+    with joined(device) as ranks:
+        yield ranks
+
+
+def _unit(run: str) -> str:
+    """What is counted while it is computed."""
+    from medhpc.run import Run
+
+    return "planes" if Run(run).plan.sweep else "tiles"
 
 
 def _only(runs: tuple[str, ...]) -> str:

@@ -93,7 +93,7 @@ def _row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 def _cost(plan: Summary) -> dict[str, str]:
     threads = f", threads: {plan['threads']}" if plan["device"] == "cpu" else ""
     machine = f"{plan['device']}{threads}, engine {plan['engine']}"
-    return {
+    return _schemes(plan) | {
         "tiles": f"{plan['tiles']:,} of {show.shape(plan['tile'])} voxels, shards of {show.shape(plan['shard'])}",
         "work": _work(plan),
         "time": f"{_predicted(plan['seconds'])} in one task on this machine ({machine}); "
@@ -101,6 +101,32 @@ def _cost(plan: Summary) -> dict[str, str]:
         "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}",
         "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "
         f"free are {show.size(plan['free_bytes'])} and {plan['free_inodes']:,} inodes",
+    }
+
+
+def _schemes(plan: Summary) -> dict[str, str]:
+    """The comparison, where one was asked for."""
+    if plan["scheme"] == "boxes" and not plan["compare"]:
+        return {}
+    lines = {
+        "boxes": "boxes: every tile with a halo on all sides",
+        "columns": f"{plan['columns']} columns, through which planes stream along z",
+        "sweep": "one sweep: planes stream along z, nothing is computed twice",
+    }
+    rows = show.table([_scheme_row(row, plan) for row in plan["schemes"]])
+    return {"scheme": f"{lines[plan['scheme']]}\n{rows}"}
+
+
+def _scheme_row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
+    chosen = row["name"] == plan["scheme"] and list(row["halo"]) == list(plan["halo"])
+    return {
+        "scheme": row["name"],
+        "halo": show.shape(row["halo"]),
+        "exact": "yes" if row["exact"] else "no",
+        "of": show.shape(row["column"]),
+        "work": f"{row['work']:.2f} x",
+        "memory": show.memory(row["bytes"]) if row["fits"] else f"{show.memory(row['bytes'])}: too much",
+        "": "<- chosen" if chosen else "",
     }
 
 

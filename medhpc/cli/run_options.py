@@ -60,6 +60,17 @@ tile_options = options.together(
         help="What one task may use, on the machine or GPU where it will run.",
     ),
     click.option(
+        "--scheme",
+        type=click.Choice(["auto", "boxes", "columns", "sweep"]),
+        default="auto",
+        show_default=True,
+        help="Tiles with a halo on all sides; columns through which planes stream along z, with a halo in y and x "
+        "only; or one column of whole planes, exact. auto: boxes, with --exact the one that computes least.",
+    ),
+    click.option(
+        "--exact", is_flag=True, help="Accept no approximation: equal to un-tiled inference, but for rounding."
+    ),
+    click.option(
         "--blend",
         type=click.Choice(["none", "gaussian", "linear"]),
         default="none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from medhpc.engine.memory import peak_growth
 from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
+from medhpc.ranks.group import ALONE, Ranks
 
 
 class BlockTooLarge(Exception):  # noqa: N818 - it names a state that the caller handles
@@ -26,6 +28,24 @@ def why_not_msd(network: torch.nn.Module) -> str:
         return "it evaluates MS-D networks only"
     dtype = network.head_weight.dtype
     return "" if dtype == torch.float32 else f"the network's weights are {dtype}, not torch.float32"
+
+
+def regrouped(blocks: Iterable[np.ndarray], planes: int) -> Iterator[np.ndarray]:
+    """The same planes, along the second axis, in blocks of so many each; of fewer, the last one."""
+    kept: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        kept.append(block)
+        count += block.shape[1]
+        if count < planes:
+            continue
+        joined = kept[0] if len(kept) == 1 else np.concatenate(kept, axis=1)
+        whole = count // planes * planes
+        for first in range(0, whole, planes):
+            yield joined[:, first : first + planes]
+        kept, count = [joined[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(kept, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +71,7 @@ class Engine(ABC):
     """
 
     name: str
+    sweep_step = 16  # planes of a step of :meth:`sweep`: more take more memory, fewer more time
     network: Any  # any module with the attributes of medhpc.nets
     device: torch.device
     threads: int
@@ -83,6 +104,52 @@ class Engine(ABC):
     def needed(self, block: Index, wanted: Box) -> float:
         """The part of the computing on a block that its wanted part depends on: above 0, up to 1."""
         return 1.0
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it can evaluate this network plane by plane (:meth:`sweep`)."""
+        return False
+
+    def sweep(
+        self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
+    ) -> Iterator[np.ndarray]:
+        """Evaluate a block that comes and goes plane by plane; nothing is computed twice.
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray, shape (channels, n, y, x)
+            As :meth:`__call__` takes them, one behind the other along z, of any n.
+        shape : (z, y, x)
+            Of all of them together.
+        kind : {"probability", "classes", "raw"}
+        step : int
+            Planes that are computed at once.
+        ranks : Ranks
+            Processes that share every plane; blocks and result are the rows of this one, of which it has at least as
+            many as the largest dilation.
+
+        Yields
+        ------
+        ndarray, shape (outputs, n, y, x)
+            Finished planes, one behind the other.
+
+        Raises
+        ------
+        BlockTooLarge
+        """
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
+
+    def sweep_bytes(self, shape: Index, step: int) -> int:
+        """Memory that :meth:`sweep` takes, without the blocks that it is given and with the planes that it yields."""
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
+
+    def sweep_warm_up(self, step: int) -> int:
+        """Planes by which a sweep must begin, a whole number of steps, before the first one that is to be right.
+
+        "Right" means equal, in every bit, to a sweep that has begun at the volume's first plane. Within rounding, the
+        network's receptive radius is enough.
+        """
+        raise NotImplementedError(f"engine '{self.name}' computes whole blocks")
 
     def measure(self, channels: int, seconds: float = 3.0) -> Cost:
         """Time and memory per voxel of a volume of so many channels.

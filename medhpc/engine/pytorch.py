@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 
-from medhpc.engine.base import BlockTooLarge, Engine
-from medhpc.geometry import Box
+from medhpc.engine.base import BlockTooLarge, Engine, regrouped
+from medhpc.geometry import Box, Index
+from medhpc.nets import MSD
+from medhpc.nets.frontiers import Frontiers
 from medhpc.nets.kernel import without_kernel
+from medhpc.nets.sweep import SCRATCH, Sweep
+from medhpc.ranks.group import ALONE, Ranks
 
 
 class TorchEngine(Engine):
@@ -35,19 +41,45 @@ class TorchEngine(Engine):
 
     def __call__(self, block: np.ndarray, kind: str, wanted: Box | None = None) -> np.ndarray:
         """See :class:`medhpc.engine.base.Engine`."""
-        try:
-            with torch.inference_mode(), nullcontext() if self.kernel else without_kernel():
-                scores = self._scores(torch.from_numpy(block).to(self.device))
-                if wanted is not None:
-                    scores = scores[(slice(None), *wanted.slices)]
-                return _activate(scores, kind).cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise BlockTooLarge(str(error)) from error
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "allocate memory" in str(error):
-                raise BlockTooLarge(str(error)) from error
-            raise
+        with _memory_checked(), torch.inference_mode(), nullcontext() if self.kernel else without_kernel():
+            scores = self._scores(torch.from_numpy(block).to(self.device))
+            if wanted is not None:
+                scores = scores[(slice(None), *wanted.slices)]
+            return _activate(scores, kind).cpu().numpy()
+
+    @property
+    def sweeps(self) -> bool:
+        """See :class:`medhpc.engine.base.Engine`: for MS-D networks."""
+        return isinstance(self.network, MSD)
+
+    def sweep(
+        self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
+    ) -> Iterator[np.ndarray]:
+        """See :class:`medhpc.engine.base.Engine`."""
+        with _memory_checked():
+            sweep = Sweep(self.network, shape, step, ranks)
+        planes = regrouped(blocks, step)
+        none = np.empty((self.network.in_channels, 0, *shape[1:]), np.float32)
+        while not sweep.is_done:
+            with _memory_checked(), torch.inference_mode():
+                finished = sweep.advance(torch.from_numpy(next(planes, none)).to(self.device, self._dtype))
+                values = _activate(finished.float(), kind).cpu().numpy()
+            if values.shape[1]:
+                yield values
+
+    def sweep_bytes(self, shape: Index, step: int) -> int:
+        """See :class:`medhpc.engine.base.Engine`; scratch of the convolutions included."""
+        frontiers = Frontiers.of(self.network, step)
+        return frontiers.bytes(self.network, shape[0], math.prod(shape[1:])) + 4 * SCRATCH[self.device.type]
+
+    def sweep_warm_up(self, step: int) -> int:
+        """See :class:`medhpc.engine.base.Engine`."""
+        radius = Frontiers.of(self.network, step).lags[-1]
+        return -(-(radius + step) // step) * step
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.network.head_weight.dtype
 
     def _scores(self, block: torch.Tensor) -> torch.Tensor:
         # block (c, z, y, x) -> scores (k, z, y, x); a 2D network sees each plane by itself
@@ -58,6 +90,20 @@ class TorchEngine(Engine):
 
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         return self.network(batch)
+
+
+@contextmanager
+def _memory_checked() -> Iterator[None]:
+    """A block that says when memory does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise BlockTooLarge(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise BlockTooLarge(str(error)) from error
+        raise
 
 
 def _activate(scores: torch.Tensor, kind: str) -> torch.Tensor:

@@ -18,14 +18,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medhpc.errors import BadOption, NetworkChanged
 from medhpc.geometry import Tile
+from medhpc.infer.results import AHEAD, WRITERS, InferResult, Tally
 from medhpc.run import Run, select
 from medhpc.run.blocks import read_block
 from medhpc.volume import Volume
@@ -33,33 +33,8 @@ from medhpc.volume import Volume
 if TYPE_CHECKING:
     import torch
 
-AHEAD = 2  # tiles waiting on either side of the computing
-WRITERS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferResult:
-    """What one call of :func:`infer` did."""
-
-    run: str
-    tiles: int  # in the range asked for
-    computed: int
-    skipped: int  # the ledger proved them done
-    repaired: int  # of the computed: the ledger said done, the stored bytes were damaged or gone
-    failed: int  # ended in an exception
-    errors: tuple[str, ...]  # of these, each once
-    left: int  # not begun: it was told to stop
-    seconds: float
-    voxels: int  # written
-
-    @property
-    def runs(self) -> tuple[InferResult, ...]:
-        """Itself, as the result of a task that shares several runs has them."""
-        return (self,)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
+    from medhpc.engine import Engine
+    from medhpc.ranks.group import Ranks
 
 
 @dataclass
@@ -74,38 +49,6 @@ class _Read:
     error: Exception | None = None  # it could not be read
 
 
-@dataclass
-class _Tally:
-    """What has been done so far."""
-
-    finished: int = 0
-    computed: int = 0
-    repaired: int = 0
-    voxels: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def add(self, read: _Read) -> None:
-        """Count a tile that was computed."""
-        self.computed += 1
-        self.repaired += read.damaged
-        self.voxels += read.tile.write.size
-
-    def result(self, run: str | Path, tiles: int, seconds: float) -> InferResult:
-        """The sum, for `tiles` asked for."""
-        return InferResult(
-            run=str(run),
-            tiles=tiles,
-            computed=self.computed,
-            skipped=self.finished - self.computed - len(self.errors),
-            repaired=self.repaired,
-            failed=len(self.errors),
-            errors=tuple(dict.fromkeys(self.errors)),
-            left=tiles - self.finished,
-            seconds=seconds,
-            voxels=self.voxels,
-        )
-
-
 def infer(
     run: str | Path,
     *,
@@ -118,6 +61,7 @@ def infer(
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> InferResult:
     """Compute the tiles of a run that are not done yet; calling it again is the resume.
 
@@ -138,9 +82,11 @@ def infer(
     stop : callable, optional
         Asked before each tile; once it says True, the tiles in work are finished and no other is begun.
     progress : callable, optional
-        Called with (tiles finished, tiles in the range).
+        Called with (tiles finished, tiles in the range); of columns with (planes finished, planes to do).
     note : callable, optional
         Called with a line on what could be better, before the first tile.
+    ranks : Ranks, optional
+        Processes that share the planes of columns; see :func:`medhpc.ranks.group.joined`.
 
     Raises
     ------
@@ -156,29 +102,53 @@ def infer(
     began = time.monotonic()
     opened = Run(run)
     chosen = select(len(opened.plan.grid), task, tiles) if tiles is None or isinstance(tiles, str) else tiles
-    tally = _Tally()
+
+    def load() -> Engine:
+        from medhpc.infer.loading import load_engine
+
+        return load_engine(opened, network, device, threads, note)
+
+    with opened.open_source() as source, closing(opened.ledger):
+        if opened.plan.sweep:
+            from medhpc.infer.columns import compute_columns
+
+            tally = compute_columns(opened, source, chosen, load, keep_going, stop, progress, ranks)
+        else:
+            tally = _compute(opened, source, chosen, load, keep_going, stop, progress)
+    return tally.result(run, len(chosen), time.monotonic() - began)
+
+
+def _compute(
+    run: Run,
+    source: Volume,
+    chosen: Sequence[int],
+    load: Callable[[], Engine],
+    keep_going: bool,
+    stop: Callable[[], bool] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Tally:
+    """Compute tiles by themselves."""
+    tally = Tally()
     with (
-        opened.open_source() as source,
-        closing(opened.ledger),
         ThreadPoolExecutor(1, "read") as reader,
         ThreadPoolExecutor(WRITERS, "write") as writer,
-        closing(_read_ahead(reader, opened, source, chosen)) as reads,
+        closing(_read_ahead(reader, run, source, chosen)) as reads,
     ):
-        compute = _load(opened, network, device, threads, note)
-        opened.sweep()
+        compute = _computing(load(), run)
+        run.sweep()
         writing: deque[Future[None]] = deque()
         for read in reads:
             if not read.done:
                 try:
                     values = compute(read)
                 except Exception as error:
-                    opened.fail(read.tile, error)
+                    run.fail(read.tile, error)
                     if not keep_going:
                         raise
-                    tally.errors.append(f"{type(error).__name__}: {error}")
+                    tally.fail(error)
                 else:
-                    writing.append(writer.submit(opened.commit, read.tile, values, read.began))
-                    tally.add(read)
+                    writing.append(writer.submit(run.commit, read.tile, values, read.began))
+                    tally.add(read.tile, damaged=read.damaged)
             while len(writing) > AHEAD or writing and writing[0].done():
                 writing.popleft().result()
             tally.finished += 1
@@ -190,28 +160,12 @@ def infer(
             future.result()
     if progress:
         progress(tally.finished, len(chosen))
-    return tally.result(run, len(chosen), time.monotonic() - began)
+    return tally
 
 
-def _load(
-    run: Run,
-    network: torch.nn.Module | None,
-    device: str,
-    threads: int | None,
-    note: Callable[[str], None] | None,
-) -> Callable[[_Read], np.ndarray]:
-    """What turns a tile that was read into the values to store; torch is imported here, and not sooner."""
-    import torch
-
-    from medhpc import engine as engines
+def _computing(engine: Engine, run: Run) -> Callable[[_Read], np.ndarray]:
+    """What turns a tile that was read into the values to store."""
     from medhpc.infer.predict import predict
-
-    engine = engines.load(_network(run, network), name=run.plan.cost.engine, device=device, threads=threads)
-    if note and not run.plan.cost.can_use_gpus and torch.cuda.is_available():
-        note(
-            f"a GPU is here, but the plan is for CPUs (engine '{engine.name}'); to compute on GPUs, "
-            "plan again with --engine torch"
-        )
 
     def compute(read: _Read) -> np.ndarray:
         if read.error:
@@ -220,21 +174,6 @@ def _load(
         return predict(engine, run.plan, read.tile, read.block)
 
     return compute
-
-
-def _network(run: Run, given: torch.nn.Module | None) -> torch.nn.Module:
-    from medhpc import nets
-
-    planned = run.plan.network
-    if given is None and not planned.path:
-        raise BadOption(f"the network of {run.folder} was given from Python; call infer(run, network=...) with it")
-    source = planned.path if given is None else given
-    if nets.digest(source) != planned.digest:
-        raise NetworkChanged(
-            f"{planned.path or 'the network'} is not the one that {run.folder} was planned for; "
-            "put the old one back, or plan a new run"
-        )
-    return nets.load(planned.path) if given is None else given
 
 
 def _read_ahead(

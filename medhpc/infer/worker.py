@@ -84,7 +84,7 @@ def work(
         for run, tiles in zip(opened, shares, strict=True):
             if not tiles or stop() or str(run.folder) in refused:
                 continue
-            counted = _after(sum(result.tiles for result in done), total, progress)
+            counted = _after(sum(result.tiles for result in done), len(tiles), total, progress)
             try:
                 results = _compute(run, tiles, partial(compute, progress=counted), stop)
             except MedhpcError as error:  # the other runs have their tiles computed all the same
@@ -128,9 +128,11 @@ def _compute(
     return results
 
 
-def _after(before: int, total: int, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None] | None:
+def _after(
+    before: int, tiles: int, total: int, progress: Callable[[int, int], None] | None
+) -> Callable[[int, int], None] | None:
     """Count the tiles of one run on top of those of the runs before it."""
-    return None if progress is None else lambda done, _: progress(before + done, total)
+    return None if progress is None else lambda done, of: progress(before + done * tiles // max(of, 1), total)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
 from medhpc.run.advice import advice
 from medhpc.run.missing import broken_hosts
-from medhpc.run.plan import BASE, GPU_ENGINES
+from medhpc.run.plan import BASE, GPU_ENGINES, Plan
 from medhpc.run.tally import Tally
 
 HEADROOM = 1.15  # of memory: what the measure did not see
@@ -223,7 +223,7 @@ def _planned(
         sum(missing),
         cost,
         given,
-        target_seconds=_target_seconds(wishes, sum(missing), cost),
+        target_seconds=_target_seconds(wishes, sum(missing), cost, plans),
         rounds=wishes.rounds,
         steps=len(targets),
         ceiling=ceilings["infer"],
@@ -332,10 +332,14 @@ def _tasks(
     return asked, ceilings["infer"].cut(asked)
 
 
-def _target_seconds(wishes: Wishes, tiles: int, cost: Cost) -> float:
-    """How long a task should take, so that there are as many as wished."""
+def _target_seconds(wishes: Wishes, tiles: int, cost: Cost, plans: Sequence[Plan]) -> float:
+    """How long a task should take, so that there are as many as wished; of columns, as long as one takes at least.
+
+    A task that begins within a column computes again what the network sees before its tiles.
+    """
     if wishes.tasks is None:
-        return wishes.target_seconds
+        column = max(plan.grid.counts[0] if plan.sweep else 1 for plan in plans)
+        return max(wishes.target_seconds, (column + 0.5) * cost.seconds)
     return (math.ceil(tiles / wishes.tasks) + 0.5) * cost.seconds
 
 

@@ -15,7 +15,7 @@ from medhpc.jobs.submission import Submission, of_run, submissions, submissions_
 from medhpc.jobs.why import why_failed
 from medhpc.run import Run
 from medhpc.run.state import status_of
-from medhpc.run.tally import Tally
+from medhpc.run.tally import Tally, in_space
 
 PATIENCE = 30.0  # seconds between two questions to SLURM: all users of a cluster ask the same controller
 
@@ -150,7 +150,7 @@ class _RunWatch:
         found = Progress(
             status=status,
             live=live,
-            states=states.reshape(run.plan.grid.counts),
+            states=in_space(states, run.plan.grid),
             submitted=frozenset(job for one in ours if one.cluster == "slurm" for job in one.jobs.values()),
             looked_at=time.time(),
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medhpc.geometry import Box, Index
-from medhpc.kernel.library import KINDS, NO_MEMORY
+from medhpc.kernel.arguments import address, check, described, ints, owned
+from medhpc.kernel.library import KINDS
+from medhpc.kernel.sweep import KernelSweep, SweepShape
 
 Array = np.ndarray
 
@@ -86,15 +87,15 @@ class KernelNetwork:
             architecture.width,
             architecture.ndim,
             architecture.padding == "reflect",
-            _ints(architecture.dilations),
-            *(_address(a) for a in (weights.kernels, weights.biases, weights.head, weights.head_biases, windows)),
+            ints(architecture.dilations),
+            *(address(a) for a in (weights.kernels, weights.biases, weights.head, weights.head_biases, windows)),
             winograd,
         )
-        self._handle = _owned(self, handle, library.msd_destroy)
+        self._handle = owned(self, handle, library.msd_destroy)
 
     def bytes(self, shape: Index, threads: int) -> int:
         """Memory that :meth:`run` takes for a block (z, y, x), without block and result."""
-        return int(self._library.msd_bytes(self._handle, _ints(shape), threads))
+        return int(self._library.msd_bytes(self._handle, ints(shape), threads))
 
     def run(self, block: Array, wanted: Box, kind: str, threads: int, result: Array) -> None:
         """Evaluate a block.
@@ -110,16 +111,30 @@ class KernelNetwork:
         result : ndarray, shape (out_channels or one less, z, y, x) of the wanted part
             C-contiguous; is written.
         """
-        inside = _ints([*wanted.start, *wanted.stop])
-        outcome = self._library.msd_run(
-            self._handle, *_described(block), inside, KINDS[kind], threads, _address(result)
-        )
-        _check(outcome)
+        inside = ints([*wanted.start, *wanted.stop])
+        outcome = self._library.msd_run(self._handle, *described(block), inside, KINDS[kind], threads, address(result))
+        check(outcome)
+
+    def sweep_bytes(self, shape: SweepShape, threads: int) -> int:
+        """Memory that a sweep takes, without its input and result."""
+        return int(self._library.msd_sweep_bytes(self._handle, shape.numbers, threads))
+
+    def sweep(self, shape: SweepShape, kind: str, threads: int) -> KernelSweep:
+        """Begin a sweep along z; the planes of a 2D network do not see each other."""
+        handle = self._library.msd_sweep(self._handle, shape.numbers, KINDS[kind], threads)
+        return KernelSweep(self, self._library, handle, shape, kind, threads)
+
+    def sweep_warm_up(self, step: int) -> int:
+        """Planes by which a sweep must begin, a whole number of steps, before the first one whose bits are to be right.
+
+        "Right" are those of a sweep that has begun further below. Within rounding, the network's radius is enough.
+        """
+        return int(self._library.msd_sweep_warm_up(self._handle, step))
 
     def record(self, block: Array, threads: int, spare: Spare) -> tuple[Array, Recording]:
         """Evaluate all of a block, of any strides; return the raw scores, and what gradients can be had from."""
         scores = np.empty((self.architecture.out_channels, *block.shape[1:]), self.dtype)
-        handle = self._library.msd_record(self._handle, spare.handle, *_described(block), threads, _address(scores))
+        handle = self._library.msd_record(self._handle, spare.handle, *described(block), threads, address(scores))
         return scores, Recording(self, self._library, handle, block.shape)
 
 
@@ -127,7 +142,7 @@ class Spare:
     """Memory that recordings of the same library give back, for the next ones; it goes with the last of them all."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.handle = _owned(self, library.msd_spare(), library.msd_forget_spare)
+        self.handle = owned(self, library.msd_spare(), library.msd_forget_spare)
 
 
 class Recording:
@@ -135,7 +150,7 @@ class Recording:
 
     def __init__(self, network: KernelNetwork, library: ctypes.CDLL, handle: int | None, shape: Sequence[int]) -> None:
         self.network, self.shape = network, tuple(shape)
-        self._library, self._handle = library, _owned(self, handle, library.msd_forget)
+        self._library, self._handle = library, owned(self, handle, library.msd_forget)
 
     def backward(
         self, scores: Array, threads: int, *, inputs: bool = True, kernels: bool = True
@@ -161,13 +176,13 @@ class Recording:
         scores = np.ascontiguousarray(scores, dtype)
         outcome = self._library.msd_backward(
             self._handle,
-            _address(scores),
+            address(scores),
             threads,
-            None if of_inputs is None else _address(of_inputs),
-            _address(of_weights.kernels) if kernels else None,
-            *(_address(a) for a in (of_weights.biases, of_weights.head, of_weights.head_biases)),
+            None if of_inputs is None else address(of_inputs),
+            address(of_weights.kernels) if kernels else None,
+            *(address(a) for a in (of_weights.biases, of_weights.head, of_weights.head_biases)),
         )
-        _check(outcome)
+        check(outcome)
         return of_inputs, of_weights
 
 
@@ -180,30 +195,3 @@ def _kernel_numbers(architecture: Architecture) -> int:
     layers = len(architecture.dilations) // architecture.width
     sources = sum(architecture.in_channels + layer * architecture.width for layer in range(layers))
     return int(3**architecture.ndim * architecture.width * sources)
-
-
-def _owned(owner: object, handle: int | None, destroy: ctypes._NamedFuncPointer) -> ctypes.c_void_p:
-    """What the library has made, to be destroyed with its owner."""
-    if not handle:
-        raise MemoryError
-    pointer = ctypes.c_void_p(handle)
-    weakref.finalize(owner, destroy, pointer)
-    return pointer
-
-
-def _check(outcome: int) -> None:
-    if outcome == NO_MEMORY:
-        raise MemoryError
-
-
-def _described(block: Array) -> tuple[int, ctypes.Array[ctypes.c_int64], ctypes.Array[ctypes.c_int]]:
-    """Address, strides in bytes and shape (z, y, x)."""
-    return _address(block), (ctypes.c_int64 * 4)(*block.strides), _ints(block.shape[1:])
-
-
-def _address(array: Array) -> int:
-    return int(array.ctypes.data)
-
-
-def _ints(values: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
-    return (ctypes.c_int * len(values))(*values)

@@ -113,7 +113,7 @@ def _return_layer(network: MSD, layer: int, maps: Tensor, gradients: Tensor, ker
 
 def _return_convolution(network: MSD, visit: Visit, source: Tensor, of_taps: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of source and weight of :func:`_convolve`, without its result."""
-    weight, device, s = _weight(network, visit), source.device.type, visit.dilation
+    weight, device, s = visit_weight(network, visit), source.device.type, visit.dilation
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else source.dtype
     with torch.enable_grad():
         source = source.requires_grad_()
@@ -179,11 +179,11 @@ def _convolve(network: MSD, visit: Visit, source: Tensor) -> Tensor:
 
     (planes, sources, y, x) -> (planes, z taps, targets, y, x); one tap for 2D networks.
     """
-    taps = F.conv2d(_pad(network, visit, source), _weight(network, visit), dilation=visit.dilation)
+    taps = F.conv2d(_pad(network, visit, source), visit_weight(network, visit), dilation=visit.dilation)
     return taps.unflatten(1, (-1, len(visit.targets)))
 
 
-def _weight(network: MSD, visit: Visit) -> Tensor:
+def visit_weight(network: MSD, visit: Visit) -> Tensor:
     """Of a visit's 2D convolution: (z taps * targets, sources, 3, 3)."""
     weight = network.weight_between(visit.targets, visit.first, visit.stop)  # (targets, sources, z taps, 3, 3)
     return weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
@@ -204,11 +204,11 @@ def _accumulate(total: Tensor, taps: Tensor, z: int, s: int, padding: str) -> No
 
 def _add_shifted(total: Tensor, part: Tensor, z: int, shift: int, padding: str) -> None:
     """``total[t] += source[reflect(t + shift)]`` for those t whose source plane is in `part`, which starts at `z`."""
-    for targets, sources, mirrored in _seen(z, len(part), len(total), shift, padding):
+    for targets, sources, mirrored in seen_planes(z, len(part), len(total), shift, padding):
         total[targets] += part[sources].flip(0) if mirrored else part[sources]
 
 
-def _seen(z: int, planes: int, depth: int, shift: int, padding: str) -> Iterator[tuple[slice, slice, bool]]:
+def seen_planes(z: int, planes: int, depth: int, shift: int, padding: str) -> Iterator[tuple[slice, slice, bool]]:
     """Which of all planes t see source planes at t + shift: (slice of t, slice of the source planes, mirrored).
 
     There are `depth` planes, of which `planes` from `z` on are the source planes.
@@ -233,7 +233,7 @@ def _returned(totals: Tensor, z: int, planes: int, s: int, network: MSD) -> Tens
     here = totals[:, z : z + planes]
     taps = [here] if network.ndim == 2 else [torch.zeros_like(here), here, torch.zeros_like(here)]
     for tap, shift in ((taps[0], -s), (taps[-1], s)) if len(taps) == 3 else ():
-        for targets, sources, mirrored in _seen(z, planes, totals.shape[1], shift, network.padding):
+        for targets, sources, mirrored in seen_planes(z, planes, totals.shape[1], shift, network.padding):
             tap[:, sources] += totals[:, targets].flip(1) if mirrored else totals[:, targets]
     return torch.stack(taps).permute(2, 0, 1, 3, 4)
 

@@ -50,7 +50,14 @@ class Slabs:
 
 
 def divide(
-    length: int, ranks: int, *, multiple: int = 1, least: int = 1, own: int | None = None, least_own: int = 1
+    length: int,
+    ranks: int,
+    *,
+    multiple: int = 1,
+    least: int = 1,
+    own: int | None = None,
+    least_own: int = 1,
+    what: str = "planes",
 ) -> Slabs:
     """Divide an axis as evenly as it goes.
 
@@ -66,6 +73,8 @@ def divide(
         The first planes of the axis that are no filling; all, unless given.
     least_own : int
         How many of those each rank must have.
+    what : str
+        Names them in errors.
 
     Raises
     ------
@@ -80,7 +89,7 @@ def divide(
     most = next((len(each.all()) for each in fewer if _fits(each, least, own, least_own)), 1)
     need = max(multiple, least, least_own)
     raise BadOption(
-        f"{ranks} ranks for {own} planes: each needs {need} at least, as halos come from the neighbours alone; use at "
+        f"{ranks} ranks for {own} {what}: each needs {need} at least, as halos come from the neighbours alone; use at "
         f"most {most}"
     )
 

@@ -9,6 +9,7 @@ from medhpc.report.facts import Facts
 from medhpc.report.html import Html, element, joined, section, table
 from medhpc.report.use import Use
 from medhpc.report.words import count, duration, gib
+from medhpc.run.tally import in_space
 
 MOST_HOSTS = 40
 
@@ -18,9 +19,9 @@ def tiles(facts: Facts) -> Html | None:
     tally, done = facts.tally, facts.tally.done
     if not done.any():
         return None
-    counts = facts.plan.grid.counts
     seconds, memory = (
-        np.where(done, values, np.nan).reshape(counts) for values in (tally.seconds, tally.memory.astype(float))
+        in_space(np.where(done, values, np.nan), facts.plan.grid)
+        for values in (tally.seconds, tally.memory.astype(float))
     )
     time_note = (
         f"Median {np.nanmedian(seconds):.3g} s, longest {np.nanmax(seconds):.3g} s: from the commit before in the "

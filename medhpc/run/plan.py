@@ -19,7 +19,7 @@ from medhpc.errors import NotARun
 from medhpc.geometry import Box, Grid, Index, Tile, Windows
 from medhpc.run.parts import computed_in_parts
 
-VERSION = 3
+VERSION = 4
 GPU_ENGINES = ("torch", "triton", "triton-f32")
 """As :mod:`medhpc.engine` has them, which imports torch."""
 BASE = 800 * 2**20  # bytes of Python, torch and the libraries, before the first voxel
@@ -118,6 +118,27 @@ class Blend:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """One way to compute the region, and what it costs."""
+
+    name: str  # "boxes", "columns" or "sweep"
+    halo: Index
+    exact: bool
+    column: Index  # what one sweep writes; of boxes, a tile
+    computed: int  # voxels
+    bytes: int  # at a time, in one task
+    fits: bool  # into the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The tiles of a column are computed together, while its planes stream along z through the network."""
+
+    step: int  # planes that are computed at once
+    bytes: int  # that a task uses in all
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """What a tile writes: an array (channels, z, y, x) of the shape of the volume."""
 
@@ -161,6 +182,8 @@ class Plan:
     tile: Index
     region: Box
     nan: str = "refuse"  # or "zero"
+    sweep: Sweep | None = None
+    schemes: tuple[Scheme, ...] = ()  # that were compared
     request: Mapping[str, Any] = field(default_factory=dict)  # the options as the user gave them
     created: str = ""  # ISO time
     medhpc: str = ""  # version
@@ -168,8 +191,24 @@ class Plan:
     @property
     def grid(self) -> Grid:
         """The tiles of this run."""
-        network = self.network
-        return Grid(self.source.shape, self.tile, self.halo.size, self.region, network.minimum_shape, network.stride)
+        return self._grid(self.tile)
+
+    @property
+    def columns(self) -> Grid:
+        """What a sweep computes at a time: all planes of the tiles that lie behind each other."""
+        return self._grid((self.source.shape[0], *self.tile[1:]))
+
+    def _grid(self, tile: Index) -> Grid:
+        network, columns = self.network, self.sweep is not None
+        context = (self.halo.size, self.region, network.minimum_shape, network.stride)
+        return Grid(self.source.shape, tile, *context, in_columns=columns)
+
+    @property
+    def scheme(self) -> str:
+        """How it is computed: "boxes", "columns", or "sweep" where there is one column."""
+        if not self.sweep:
+            return "boxes"
+        return "sweep" if len(self.columns) == 1 else "columns"
 
     @property
     def windows(self) -> Windows:
@@ -187,11 +226,13 @@ class Plan:
     @property
     def splits(self) -> bool:
         """Whether a tile with its halo does not fit in the memory, so that it is computed in parts."""
-        return self.blend.mode == "none" and self.most_read > self.cost.block_voxels
+        return self.blend.mode == "none" and not self.sweep and self.most_read > self.cost.block_voxels
 
     @property
     def computed_voxels(self) -> int:
         """Voxels that the network computes for all tiles together, parts with their own halos included."""
+        if self.sweep:
+            return self.columns.read_voxels()
         if self.blend.mode != "none":
             return self.windows.voxels_touching(self.grid)
         return computed_in_parts(self.grid, self.cost.block_voxels) if self.splits else self.grid.read_voxels()
@@ -204,6 +245,8 @@ class Plan:
     @property
     def memory_bytes(self) -> int:
         """What a task is expected to use; at most the limit that the plan was made for."""
+        if self.sweep:
+            return self.sweep.bytes
         largest = min(self.cost.block_voxels, self.most_read)
         return int(BASE + largest * (self.cost.memory - BASE) / self.cost.block_voxels)
 
@@ -261,6 +304,8 @@ class Plan:
             "blend": Blend(**fields["blend"]),
             "stored": Stored(**fields["stored"]),
             "cost": Cost(**fields["cost"]),
+            "sweep": Sweep(**fields["sweep"]) if fields["sweep"] else None,
+            "schemes": tuple(Scheme(**row) for row in fields["schemes"]),
             "region": Box(**fields["region"]),
         }
         return cls(**(fields | parts))

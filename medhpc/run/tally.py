@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medhpc.geometry import Grid
 from medhpc.run.folder import Run
 from medhpc.run.ledger import AT_ONCE, parse_lines, writer_is_gone
 
@@ -163,6 +164,12 @@ class Tally:
         elif failure.traceback:
             self.failures[number] = failure
         self.failed[tile], self.failure[tile] = time, number
+
+
+def in_space(values: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """Values of all tiles, by their numbers, at their places: (z, y, x) of the grid."""
+    nz, ny, nx = grid.counts
+    return np.moveaxis(values.reshape(ny, nx, nz), 2, 0) if grid.in_columns else values.reshape(nz, ny, nx)
 
 
 def groups(codes: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -59,6 +59,23 @@ def check_tolerance(tolerance: float | None) -> None:
         raise BadOption(f"tolerance {tolerance} is not a number above 0; leave it out for half an 8-bit step")
 
 
+def checked_halo(halo: str | int, blend: str, scheme: str, *, exact: bool) -> str | int:
+    """The halo that is looked for; with `exact`, or for a sweep, none that is not.
+
+    Raises
+    ------
+    BadOption
+        What is asked for is not exact.
+    """
+    if not exact and scheme != "sweep":
+        return halo
+    if blend != "none" or halo not in ("auto", "exact"):
+        given = f"blend '{blend}'" if blend != "none" else f"halo {halo}"
+        why = "exact" if exact else "a sweep is exact: it"
+        raise BadOption(f"{why} forbids {given}, which is an approximation; leave one of them out")
+    return "exact"
+
+
 def choose_index(value: str | Index, what: str) -> Index:
     """Three positive whole numbers, given as text or as numbers; `what` names them in errors.
 

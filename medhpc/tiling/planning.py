@@ -10,23 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import medhpc
 from medhpc import engine as engines
 from medhpc import nets
 from medhpc.geometry import Box, Grid, Index
-from medhpc.run.blocks import normalize as normalized
-from medhpc.run.blocks import read_block
 from medhpc.run.durable import room_and_rights
 from medhpc.run.folder import claimed, create_run, place_of_copy
-from medhpc.run.parts import SMALLEST, halve
-from medhpc.run.plan import Blend, Cost, Halo, Plan, Source, Stored
+from medhpc.run.plan import Cost, Halo, Plan, Source, Stored
 from medhpc.run.shards import shard_shape
 from medhpc.tiling.choices import (
     check_choice,
     check_fit,
     check_tolerance,
+    checked_halo,
     choose_blend,
     choose_index,
     choose_normalization,
@@ -37,8 +33,9 @@ from medhpc.tiling.choices import (
     is_network_file,
     spatial,
 )
-from medhpc.tiling.halo import HaloProbe, choose_halo, exact_halo
-from medhpc.tiling.size import block_voxels, check_tile, choose_tile, read_per_written
+from medhpc.tiling.planner import Planner
+from medhpc.tiling.schemes import NAMES as SCHEMES
+from medhpc.tiling.size import block_voxels, check_tile, read_per_written
 from medhpc.volume import Volume, convert, open_volume
 
 if TYPE_CHECKING:
@@ -61,6 +58,8 @@ def tile(
     dtype: str = "uint8",
     normalize: str = "volume",
     memory: int = 8 * 2**30,
+    scheme: str = "auto",
+    exact: bool = False,
     blend: str = "none",
     window: str | Index = (96, 96, 96),
     overlap: float = 0.5,
@@ -97,6 +96,10 @@ def tile(
         Mean and deviation of this volume, of the network's training data, or none.
     memory : int
         Bytes that a task may use.
+    scheme : {"auto", "boxes", "columns", "sweep"}
+        See :mod:`medhpc.tiling.schemes`. ``auto``: boxes; with `exact`, what computes the fewest voxels.
+    exact : bool
+        Equal to un-tiled inference but for rounding: no halo below the receptive radius, no blending.
     blend : {"none", "gaussian", "linear"}
         Overlapping windows, weighted, for networks whose halo would be too large; then `window` (z, y, x voxels) and
         `overlap` (a fraction) say which, and `halo` has no meaning.
@@ -123,7 +126,9 @@ def tile(
     check_choice("store", store, ("probability", "argmax", "raw"))
     check_choice("dtype", dtype, ("uint8", "float16"))
     check_choice("nan", nan, ("refuse", "zero"))
+    check_choice("scheme", scheme, SCHEMES)
     check_tolerance(tolerance)
+    halo = checked_halo(halo, blend, scheme, exact=exact)
     folder = Path(run)
     with ExitStack() as opened:
         original = opened.enter_context(open_volume(volume, channel=channel, level=level))
@@ -140,7 +145,7 @@ def tile(
         cost = measured_cost(evaluating, original, memory, stored)  # refused before the input is copied
         source = describe_source(original, volume, channel, level)
         source, readable = _readable(source, original, folder, report)
-        planner = _Planner(
+        planner = Planner(
             volume=opened.enter_context(readable),
             engine=evaluating,
             region=chosen,
@@ -148,95 +153,28 @@ def tile(
             normalization=choose_normalization(normalize, loaded, readable, nan),
         )
         found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
-        size = size or planner.tile(found, cost, blended)
-        shard, chunk = shard_shape(size, source.shape)
-        cost = dataclasses.replace(cost, needed=planner.needed(found, size, cost, blended))
+        way = planner.way(scheme, exact, found, size, cost, blended, stored)
+        shard, chunk = shard_shape(way.tile, source.shape)
+        if not way.sweep:
+            cost = dataclasses.replace(cost, needed=planner.needed(way.halo, way.tile, cost, blended))
         plan = Plan(
             source=source,
             network=describe_network(loaded, network),
             normalization=planner.normalization,
-            halo=_with_work(found, Grid(source.shape, size, (0, 0, 0), chosen)),
+            halo=_with_work(way.halo, Grid(source.shape, way.tile, (0, 0, 0), chosen)),
             blend=blended,
             stored=dataclasses.replace(stored, shard=shard, chunk=chunk),
             cost=cost,
-            tile=size,
+            tile=way.tile,
             region=chosen,
             nan=nan,
+            sweep=way.sweep,
+            schemes=way.schemes,
             request=asked,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             medhpc=medhpc.__version__,
         )
         return create_run(folder, plan).plan
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Planner:
-    """What the measurements need: a network that runs, and a volume that can be read in boxes."""
-
-    volume: Volume
-    engine: engines.Engine
-    region: Box
-    nan: str
-    normalization: Any
-
-    def halo(
-        self, halo: str | int, tolerance: float | None, size: Index | None, cost: Cost, blend: Blend, kind: str
-    ) -> Halo:
-        """The halo that was asked for, with what is known of its error."""
-        if blend.mode != "none":
-            return Halo(size=(0, 0, 0), how="none", tolerance=tolerance or 0.0, note="windows are blended")
-        whole = Box.whole(self.volume.shape)
-        alone = self.tile(exact_halo(self.engine.network, 0), cost, blend) if size is None else size
-        radius = self.engine.network.receptive_radius
-        if self.region == whole and alone == whole.shape and whole.size <= cost.block_voxels and radius is not None:
-            # Clipped at the borders, the halo costs nothing here; it counts where memory runs out all the same.
-            reach = -(-max(radius) // max(self.engine.network.stride)) * max(self.engine.network.stride)
-            return exact_halo(self.engine.network, reach, note="one tile holds the whole volume: there is no seam")
-
-        def probe(budget: float) -> HaloProbe:
-            return HaloProbe(
-                self.engine,
-                self.read,
-                self.volume.shape,
-                self.region,
-                kind="raw" if kind == "raw" else "classes",
-                seconds_per_voxel=cost.seconds_per_voxel,
-                budget=budget,
-            )
-
-        return choose_halo(halo, tolerance, self.engine.network, probe)
-
-    def tile(self, halo: Halo, cost: Cost, blend: Blend) -> Index:
-        """The tile that reads the fewest voxels twice."""
-        margin = (
-            halo.size if blend.mode == "none" else tuple(w - s for w, s in zip(blend.window, blend.step, strict=True))
-        )
-        return choose_tile(
-            self.volume.shape,
-            self.region,
-            (margin[0], margin[1], margin[2]),
-            block_voxels=cost.block_voxels,
-            seconds_per_voxel=cost.seconds_per_voxel,
-        )
-
-    def needed(self, halo: Halo, tile: Index, cost: Cost, blend: Blend) -> float:
-        """Of the computing on a tile in the middle of the volume (or a part of it), what it writes depends on."""
-        if blend.mode != "none":
-            return 1.0
-        least, stride = spatial(self.engine.network.minimum_shape), spatial(self.engine.network.stride)
-        grid, whole = Grid(self.volume.shape, tile, halo.size, self.region), Box.whole(self.volume.shape)
-
-        def read(core: Box) -> Box:
-            return core.with_context(halo.size, least, stride, whole)
-
-        core = grid[len(grid) // 2].write
-        while read(core).size > cost.block_voxels and max(core.shape) >= 2 * SMALLEST:
-            core, _ = halve(core, int(np.argmax(core.shape)))
-        return self.engine.needed(read(core).shape, core.relative_to(read(core)))
-
-    def read(self, box: Box) -> Any:
-        """A normalised block (channels, z, y, x)."""
-        return normalized(read_block(self.volume, box, self.nan), self.normalization)
 
 
 def measured_cost(engine: engines.Engine, volume: Volume, memory: int, stored: Stored) -> Cost:

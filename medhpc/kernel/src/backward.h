@@ -110,7 +110,9 @@ class Backward {
     }
 
     int band_start(int band) const { return static_cast<int>(std::int64_t{rows_} * band / bands_); }
-    ptrdiff_t offset(int row) const { return layout_.offset(row / layout_.height, row % layout_.height); }
+    Real* row_of(const Maps& maps, int channel, int row) const {
+        return maps.row(channel, row / layout_.height, row % layout_.height);
+    }
 
     // 1. scratch: the scores of a row, [output][x]; sums of the head's weights, [output][channel], vectors.
     void begin(int band, Real* scratch) {
@@ -123,16 +125,16 @@ class Backward {
                 std::fill_n(std::copy_n(from, layout_.width, scratch + k * layout_.row), layout_.row - layout_.width, Real{});
                 for (int x = 0; x < layout_.width; x++) parts[k * (head_.channels + 1) + head_.channels] += from[x];
             }
-            for (int c = 0; c < head_.channels; c++) begin_row(c, offset(row), scratch, sums + c * LANES);
+            for (int c = 0; c < head_.channels; c++) begin_row(c, row, scratch, sums + c * LANES);
         }
         for (int k = 0; k < head_.outputs; k++)
             for (int c = 0; c < head_.channels; c++)
                 parts[k * (head_.channels + 1) + c] = sum_of_lanes(load(sums + (k * head_.channels + c) * LANES));
     }
 
-    void begin_row(int channel, ptrdiff_t offset, const Real* scores, Real* sums) const {
-        const Real* map = maps_.channel(channel) + offset;
-        Real* gradient = gradients_.channel(channel) + offset;
+    void begin_row(int channel, int row, const Real* scores, Real* sums) const {
+        const Real* map = row_of(maps_, channel, row);
+        Real* gradient = row_of(gradients_, channel, row);
         for (int k = 0; k < head_.outputs; k++, scores += layout_.row, sums += head_.channels * LANES) {
             const Vector weight = broadcast(head_.weights[k * head_.channels + channel]);
             Vector sum = load(sums);
@@ -149,8 +151,8 @@ class Backward {
     void cut(int map, int band) {
         Vector sum = {};
         for (int row = band_start(band); row < band_start(band + 1); row++) {
-            const Real* values = maps_.map(map) + offset(row);
-            Real* gradient = gradients_.map(map) + offset(row);
+            const Real* values = row_of(maps_, net_.inputs + map, row);
+            Real* gradient = row_of(gradients_, net_.inputs + map, row);
             for (int x = 0; x < layout_.width; x += LANES) {
                 const Vector alive = load(values + x) > 0.0f ? load(gradient + x) : Vector{};
                 const Vector inside = first_lanes(alive, layout_.width - x);
@@ -207,7 +209,7 @@ class Backward {
 
     void give_input(int channel, int row) const {
         Real* to = wanted_.inputs + (ptrdiff_t{channel} * rows_ + row) * layout_.width;
-        std::copy_n(gradients_.channel(channel) + offset(row), layout_.width, to);
+        std::copy_n(row_of(gradients_, channel, row), layout_.width, to);
     }
 
     const Architecture& net_;

@@ -60,11 +60,10 @@ inline std::vector<BackwardPass> backward_schedule(const Architecture& net, cons
         for (const Group& group : pass->groups) targets.insert(targets.end(), group.targets.begin(), group.targets.end());
         const int unwanted = to_inputs ? 0 : net.inputs - pass->first_source;
         const int skipped = std::min(std::max(unwanted, 0), pass->sources);
-        const int layer = targets.front() / net.width;
         auto target = targets.begin();
         for (int size : divided(static_cast<int>(targets.size()), MOST_RETURNING)) {
             passes.push_back(
-                {layer, pass->dilation, pass->first_source, pass->sources, {target, target + size}, skipped, {}, {}});
+                {pass->layer, pass->dilation, pass->first_source, pass->sources, {target, target + size}, skipped, {}, {}});
             add_mirrored_weights(net, passes.back());
             target += size;
         }

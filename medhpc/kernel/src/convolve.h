@@ -46,13 +46,7 @@ class TileOfPass {
           tile_(tile),
           next_(next),
           scratch_(scratch),
-          sources_(maps, pass.dilation, pass.first_source, pass.sources, tile) {
-        for (int i = 0; i < tile.z.points; i++)
-            for (int j = 0; j < tile.y.points; j++) {
-                const int z = tile.z.start + i * pass.dilation, y = tile.y.start + j * pass.dilation;
-                places_[i * tile.y.points + j] = z * maps.layout.plane + y * maps.layout.row + tile.x;
-            }
-    }
+          sources_(maps, pass.dilation, pass.first_source, pass.sources, tile) {}
 
     template <int MZ, int MY>
     void compute() {
@@ -79,8 +73,10 @@ class TileOfPass {
     void want_targets(const Group& group) {
         scratch_.wanted.clear();
         for (int target : group.targets)
-            for (int i = 0; i < tile_.z.inside; i++)
-                scratch_.wanted.add(maps_.map(target), places_ + i * tile_.y.points, tile_.y.inside);
+            for (int i = 0; i < tile_.z.inside; i++) {
+                const Real* plane = target_plane(target, i);
+                for (int j = 0; j < tile_.y.inside; j++) scratch_.wanted.add(plane + place(j));
+            }
     }
 
     void multiply_all(const Group& group, int count) {
@@ -117,11 +113,20 @@ class TileOfPass {
             const int map = group.targets[at];
             const bool complete = at < group.complete;
             Target target{{}, tile_.z.inside, tile_.y.inside, pass_.starts(), complete, net_.biases[map]};
-            for (int k = 0; k < MZ * MY; k++) target.rows[k] = maps_.map(map) + places_[k];
+            for (int i = 0; i < tile_.z.inside; i++) {
+                Real* plane = target_plane(map, i);
+                for (int j = 0; j < MY; j++) target.rows[i * MY + j] = plane + place(j);
+            }
             const Real* products = scratch_.products.numbers + at * tile_.vectors * LANES;
             transform_output<MZ, MY>(products, product_stride(targets), tile_.vectors, target);
         }
     }
+
+    Real* target_plane(int map, int i) const {
+        return maps_.plane(maps_.inputs + map, tile_.z.start + i * pass_.dilation);
+    }
+    // Offset in a plane of a row of the tile, or of one outside.
+    ptrdiff_t place(int j) const { return (tile_.y.start + j * pass_.dilation) * maps_.layout.row + tile_.x; }
 
     ptrdiff_t product_stride(int targets) const { return targets * tile_.vectors * LANES + SKEW; }
 
@@ -132,7 +137,6 @@ class TileOfPass {
     const Tile* next_;
     Scratch& scratch_;
     const Sources sources_;
-    ptrdiff_t places_[16];  // in a map, of the rows of the tile, also those outside: [z][y]
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The ends of a network: normalised rows in, scores or probabilities of rows out.
 //
 // scores[output][x] = bias + sum over channels of weight[output][channel] * channel[x]: memory is the limit, so each
-// row of each channel is read once, while the scores of the row stay in the first-level cache.
+// row of each channel is read once, while the scores of the row stay in the first-level cache. A sweep adds them up in
+// several runs of channels.
 #pragma once
 
 #include <algorithm>
@@ -26,24 +27,28 @@ inline void load_row(const char* from, ptrdiff_t step, const Window& window, int
 
 enum Kind { RAW, CLASSES, PROBABILITY };  // what is asked for; PROBABILITY leaves out the background
 
+// From the first up to, not including, `stop`.
+struct Channels {
+    int first, stop;
+};
+
 struct Head {
     int channels, outputs;
     const Real* weights;  // [output][channel]
     const Real* biases;
 
-    // channel: the row in the first channel; channels are `stride` apart. scores: [outputs][scores_stride].
-    void score_row(const Real* channel, ptrdiff_t stride, int vectors, Real* scores, ptrdiff_t scores_stride) const {
+    // Add what a run of channels gives to a row of scores, [outputs][stride]. rows: of these channels.
+    void add_row(const Real* const* rows, const Channels& run, int vectors, Real* scores, ptrdiff_t stride) const {
         constexpr int AHEAD = 4;  // channels: each is a stream of its own to the memory
         const int length = vectors * LANES;
-        for (int k = 0; k < outputs; k++) std::fill_n(scores + k * scores_stride, length, biases[k]);
-        for (int c = 0; c < channels; c++, channel += stride) {
-            if (c + AHEAD < channels) {
-                for (int x = 0; x < length; x += LINE) prefetch(channel + AHEAD * stride + x);
+        for (int c = run.first; c < run.stop; c++, rows++) {
+            if (c + AHEAD < run.stop) {
+                for (int x = 0; x < length; x += LINE) prefetch(rows[AHEAD] + x);
             }
             for (int k = 0; k < outputs; k++) {
                 const Vector weight = broadcast(weights[k * channels + c]);
-                Real* score = scores + k * scores_stride;
-                for (int x = 0; x < length; x += LANES) store(score + x, load(score + x) + weight * load(channel + x));
+                Real* score = scores + k * stride;
+                for (int x = 0; x < length; x += LANES) store(score + x, load(score + x) + weight * load(*rows + x));
             }
         }
     }

@@ -1,4 +1,4 @@
-// Where the voxels of all maps lie: maps of planes (z) of rows (y) of voxels (x), each row up to a full cache line.
+// Where the voxels of a plane lie: rows (y) of voxels (x), each up to a full cache line. Where planes lie: maps.h.
 //
 // Convolution reads outside the volume. No such voxel is stored: in z and y, rows outside are other rows (reflection)
 // or one row of zeros, by pointer; in x, the transformed rows of a tile are continued while they are in cache.
@@ -14,7 +14,7 @@ struct Layout {
     int depth, height, width;
     bool reflected;           // outside; else zeros
     int vectors;              // of a row
-    ptrdiff_t row, plane, map;  // numbers from one to the next
+    ptrdiff_t row, plane;     // numbers from one to the next
 
     Layout(int depth_, int height_, int width_, bool reflected_)
         : depth(depth_), height(height_), width(width_), reflected(reflected_) {
@@ -22,8 +22,10 @@ struct Layout {
         row = round_up(width, LINE);
         if (row / LINE % 2 == 0) row += LINE;
         plane = off_powers_of_two(height * row, 53);
-        map = off_powers_of_two(depth * plane, 23);
     }
+
+    // Numbers from a channel of so many planes to the next.
+    ptrdiff_t channel(int planes) const { return off_powers_of_two(planes * plane, 23); }
 
     static ptrdiff_t off_powers_of_two(ptrdiff_t numbers, int lines) {
         return round_up(numbers - lines * LINE, 64 * LINE) + lines * LINE;
@@ -34,12 +36,6 @@ struct Layout {
         if (at >= 0 && at < length) return at;
         const int mirrored = at < 0 ? -at : 2 * (length - 1) - at;
         return reflected && mirrored >= 0 && mirrored < length ? mirrored : -1;
-    }
-
-    // Offset in a map of the row that (z, y) sees; -1: zeros.
-    ptrdiff_t offset(int z, int y) const {
-        const int there_z = seen(z, depth), there_y = seen(y, height);
-        return there_z < 0 || there_y < 0 ? -1 : there_z * plane + there_y * row;
     }
 };
 

@@ -5,6 +5,7 @@
 
 #include "peak.h"
 #include "recording.h"
+#include "sweep.h"
 
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
@@ -38,12 +39,74 @@ PUBLIC int msd_run(void* network, const void* voxels, const int64_t* strides, co
                    int kind, int threads, Real* result) try {
     const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
     const Region region{{wanted[0], wanted[1], wanted[2]}, {wanted[3], wanted[4], wanted[5]}};
-    const Block block{static_cast<const char*>(voxels), steps, shape, region};
+    const Block block{{static_cast<const char*>(voxels), steps}, shape, region};
     static_cast<Network*>(network)->run(block, static_cast<Kind>(kind), threads, result);
     return DONE;
 } catch (const std::bad_alloc&) {
     return NO_MEMORY;
 }
+
+// Bytes that a sweep takes, without input and result. shape: z, y, x of what is ours, ghost rows before and after it, planes
+// of a step.
+PUBLIC int64_t msd_sweep_bytes(const void* network, const int* shape, int threads) {
+    const SweepShape of{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+    return Sweep::bytes(*static_cast<const Network*>(network), of, threads);
+}
+
+PUBLIC int msd_sweep_warm_up(const void* network, int step) {
+    return SweepPlan(*static_cast<const Network*>(network)).warm_up(step);
+}
+
+// Begin a sweep; shape as above. The network must outlive it. Null: no memory.
+PUBLIC void* msd_sweep(const void* network, const int* shape, int kind, int threads) try {
+    const SweepShape of{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+    return new Sweep(*static_cast<const Network*>(network), of, static_cast<Kind>(kind), threads);
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+PUBLIC void msd_forget_sweep(void* sweep) { delete static_cast<Sweep*>(sweep); }
+
+// First plane and end of what a layer computes in this step; layer -1: of what is loaded.
+PUBLIC void msd_sweep_planes(const void* sweep, int layer, int* planes) {
+    const auto found = static_cast<const Sweep*>(sweep)->planes(layer);
+    std::copy(found.begin(), found.end(), planes);
+}
+
+// The planes of this step, with ghost rows; layout as in msd_run.
+PUBLIC int msd_sweep_load(void* sweep, const void* voxels, const int64_t* strides) try {
+    const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
+    static_cast<Sweep*>(sweep)->load({static_cast<const char*>(voxels), steps});
+    return DONE;
+} catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+}
+
+// Layers `first` up to `stop` of this step; result, as in msd_run: the planes of the last layer, once it is computed.
+PUBLIC int msd_sweep_run(void* sweep, int first, int stop, Real* result) try {
+    static_cast<Sweep*>(sweep)->run(first, stop, result);
+    return DONE;
+} catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+}
+
+// Copy rows, counted with the ghosts, of the maps of a layer in this step: (maps, planes, rows, x), C order.
+PUBLIC void msd_sweep_take(const void* sweep, int layer, int first, int rows, Real* values) {
+    const int width = static_cast<const Sweep*>(sweep)->width();
+    const auto take = [&](const Real* row) { values = std::copy_n(row, width, values); };
+    static_cast<const Sweep*>(sweep)->each_row(layer, first, rows, take);
+}
+
+PUBLIC void msd_sweep_put(void* sweep, int layer, int first, int rows, const Real* values) {
+    const int width = static_cast<const Sweep*>(sweep)->width();
+    const auto put = [&](Real* row) {
+        std::copy_n(values, width, row);
+        values += width;
+    };
+    static_cast<const Sweep*>(sweep)->each_row(layer, first, rows, put);
+}
+
+PUBLIC void msd_sweep_end_step(void* sweep) { static_cast<Sweep*>(sweep)->end_step(); }
 
 // Memory that recordings give back, for the next ones; they keep what they need of it.
 PUBLIC void* msd_spare() try {
@@ -60,7 +123,7 @@ PUBLIC void* msd_record(const void* network, const void* spare, const void* voxe
                         const int* shape, int threads, Real* scores) try {
     const ptrdiff_t steps[4] = {strides[0], strides[1], strides[2], strides[3]};
     const Region whole{{0, 0, 0}, {shape[0], shape[1], shape[2]}};
-    const Block block{static_cast<const char*>(voxels), steps, shape, whole};
+    const Block block{{static_cast<const char*>(voxels), steps}, shape, whole};
     return new Recording(*static_cast<const Network*>(network), *static_cast<const std::shared_ptr<Spare>*>(spare), block,
                          threads, scores);
 } catch (const std::bad_alloc&) {

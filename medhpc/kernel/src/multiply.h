@@ -35,10 +35,7 @@ class WantedRows {
     explicit WantedRows(int most) : rows_(most) {}
 
     void clear() { count_ = 0; }
-    void add(const Real* channel, const ptrdiff_t* offsets, int count) {
-        for (int k = 0; k < count; k++) rows_[count_ + k] = channel + offsets[k];
-        count_ += count;
-    }
+    void add(const Real* row) { rows_[count_++] = row; }
     Wanted part(int call, int calls, int lines) const {
         const int from = count_ * call / calls, to = count_ * (call + 1) / calls;
         return {rows_.data() + from, to - from, lines};

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "backward.h"
-#include "network.h"
+#include "block.h"
 #include "spare.h"
 
 namespace {
@@ -13,16 +13,17 @@ class Recording {
         : network_(network),
           spare_(std::move(spare)),
           layout_(network.layout_of(block.shape)),
-          maps_(spare_->take(network.maps_numbers(layout_))) {
+          rings_(layout_, network.head().channels),
+          maps_(spare_->take(rings_.numbers())) {
         network.run(block, RAW, threads, scores, maps_);
     }
     ~Recording() { spare_->give(std::move(maps_)); }
 
     void backward(const Real* scores, const Gradients& wanted, int threads) const {
         const int inputs = network_.architecture().inputs;
-        const Maps maps{layout_, {}, maps_->numbers + layout_.row, maps_->numbers, inputs};
-        std::unique_ptr<Memory> memory = spare_->take(network_.maps_numbers(layout_));
-        const Maps gradients{layout_, {}, memory->numbers + layout_.row, maps_->numbers, inputs};
+        const Maps maps{layout_, rings_, {}, maps_->numbers, maps_->numbers, inputs};
+        std::unique_ptr<Memory> memory = spare_->take(rings_.numbers());
+        const Maps gradients{layout_, rings_, {}, memory->numbers, maps_->numbers, inputs};
         Backward call(network_, maps, gradients, scores, wanted, threads);
         Team team;
         team.run(threads, [&](int member) { call.work(member, team); });
@@ -33,6 +34,7 @@ class Recording {
     const Network& network_;
     const std::shared_ptr<Spare> spare_;
     const Layout layout_;
+    const Rings rings_;
     std::unique_ptr<Memory> maps_;
 };
 

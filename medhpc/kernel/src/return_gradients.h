@@ -57,7 +57,8 @@ class TileOfBackwardPass {
           of_weights_(of_weights),
           scratch_(scratch),
           sources_(maps, pass.dilation, pass.first_source, pass.sources, tile),
-          targets_(tile, pass.dilation, static_cast<int>(pass.targets.size())) {}
+          targets_(tile, pass.dilation, static_cast<int>(pass.targets.size())),
+          seen_(maps.layout, tile, pass.dilation) {}
 
     template <int MZ, int MY>
     void compute() {
@@ -67,7 +68,7 @@ class TileOfBackwardPass {
             correlate_all(components(MZ) * components(MY));
         }
         if (pass_.returns()) {
-            find_rows();
+            want_rows();
             multiply_all(components(MZ) * components(MY));
             for (int source = pass_.skipped; source < pass_.sources; source++) add_to<MZ, MY>(source);
         }
@@ -82,17 +83,16 @@ class TileOfBackwardPass {
             for (int i = 0; i < MZ; i++)
                 for (int j = 0; j < MY; j++) {
                     const bool inside = i < tile_.z.inside && j < tile_.y.inside;
-                    rows[i * MY + j] = inside ? gradients_.map(target) + place(tile_, i, j) : gradients_.zeros;
+                    rows[i * MY + j] = inside ? target_row(target, tile_, i, j) : gradients_.zeros;
                 }
             transform_gradient<MZ, MY>(rows, tile_.vectors, targets_.halo, first, targets_.component);
             first += targets_.channel;
         }
     }
 
-    // Offset in a map of one of a tile's rows.
-    ptrdiff_t place(const Tile& tile, int i, int j) const {
-        const Layout& layout = maps_.layout;
-        return (tile.z.start + i * pass_.dilation) * layout.plane + (tile.y.start + j * pass_.dilation) * layout.row;
+    const Real* target_row(int target, const Tile& tile, int i, int j) const {
+        const int z = tile.z.start + i * pass_.dilation, y = tile.y.start + j * pass_.dilation;
+        return gradients_.row(gradients_.inputs + target, z, y);
     }
 
     void correlate_all(int count) {
@@ -121,28 +121,20 @@ class TileOfBackwardPass {
         }
     }
 
-    // Rows of a source that this tile adds to, and what will be read next.
-    void find_rows() {
-        const int columns = components(tile_.y.points), count = components(tile_.z.points) * columns;
-        const int last_z = tile_.z.points > 1 ? tile_.z.inside + 1 : 0, last_y = tile_.y.inside + 1;
-        sources_.offsets(tile_, rows_);
-        ptrdiff_t present[MOST_COMPONENTS];
-        int presents = 0;
-        for (int k = 0; k < count; k++) {
-            if (k / columns > last_z || k % columns > last_y) rows_[k] = -1;  // nothing inside has read it
-            if (rows_[k] >= 0) present[presents++] = rows_[k];
-        }
+    // What will be read next: what this tile adds to, and what the next one reads.
+    void want_rows() {
         scratch_.wanted.clear();
-        for (int source = pass_.skipped; source < pass_.sources; source++)
-            scratch_.wanted.add(gradients_.channel(pass_.first_source + source), present, presents);
+        Real* rows[MOST_COMPONENTS];
+        for (int source = pass_.skipped; source < pass_.sources; source++) {
+            seen_.rows_of(gradients_, pass_.first_source + source, 0, static_cast<Real*>(nullptr), rows);
+            for (int k = 0; k < seen_.planes * seen_.rows; k++)
+                if (rows[k]) scratch_.wanted.add(rows[k]);
+        }
         if (!next_) return;
         if (of_weights_) sources_.want(*next_, scratch_.wanted);
         for (int target : pass_.targets)
             for (int i = 0; i < next_->z.inside; i++)
-                for (int j = 0; j < next_->y.inside; j++) {
-                    const ptrdiff_t row = place(*next_, i, j);
-                    scratch_.wanted.add(gradients_.map(target), &row, 1);
-                }
+                for (int j = 0; j < next_->y.inside; j++) scratch_.wanted.add(target_row(target, *next_, i, j));
     }
 
     void multiply_all(int count) {
@@ -194,9 +186,8 @@ class TileOfBackwardPass {
     void add_to(int source) {
         constexpr int COUNT = components(MZ) * components(MY);
         const Components& places = sources_.places();
-        Real* channel = gradients_.channel(pass_.first_source + source);
         Real* rows[COUNT];
-        for (int k = 0; k < COUNT; k++) rows[k] = rows_[k] < 0 ? scratch_.nowhere.numbers : channel + rows_[k];
+        seen_.rows_of(gradients_, pass_.first_source + source, 0, scratch_.nowhere.numbers, rows);
         const Real* products = scratch_.transformed.numbers + source * places.channel + places.halo;
         scatter<MZ, MY>(products, places.component, tile_.vectors, rows);
     }
@@ -210,7 +201,7 @@ class TileOfBackwardPass {
     BackwardScratch& scratch_;
     const Sources sources_;
     const Components targets_;
-    ptrdiff_t rows_[MOST_COMPONENTS];  // offsets in a source: [z component][y component]; -1: nowhere
+    const Seen seen_;  // of a source
 };
 
 }  // namespace

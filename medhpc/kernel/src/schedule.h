@@ -42,6 +42,7 @@ struct Group {
 };
 
 struct Pass {
+    int layer;  // whose turn it is
     int dilation, first_source, sources;
     std::vector<Group> groups;
 
@@ -102,7 +103,7 @@ inline void add_passes(const Architecture& net, int dilation, int first_source, 
         in_this_layer += map < first_map + net.width;
     }
     for (int sources : divided(stop - first_source, MOST_SOURCES)) {
-        Pass pass{dilation, first_source, sources, {}};
+        Pass pass{first_map / net.width, dilation, first_source, sources, {}};
         first_source += sources;
         int complete = first_source == stop ? in_this_layer : 0;
         auto target = targets.begin();

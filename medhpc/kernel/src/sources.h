@@ -6,9 +6,8 @@
 #include <algorithm>
 
 #include "continue_row.h"
-#include "layout.h"
+#include "maps.h"
 #include "multiply.h"
-#include "tiles.h"
 #include "transform_input.h"
 
 namespace {
@@ -16,16 +15,32 @@ namespace {
 constexpr int MOST_COMPONENTS = 36;
 constexpr ptrdiff_t SKEW = LINE;  // between components: they would share sets of the cache
 
-// All maps of one block of a volume; or their gradients, which lie alike.
-struct Maps {
-    const Layout& layout;
-    Region wanted;     // of the result
-    Real* channels;    // the first channel
-    const Real* zeros;  // one row
-    int inputs;
+// The planes that the z components of a tile see, and the offsets in them of the rows that its y components see; -1: zeros.
+// So is what only voxels outside of the region would read: a ring may have no such plane, or an old one in its place.
+struct Seen {
+    int planes, rows;  // components
+    int z[6];
+    ptrdiff_t y[6];
 
-    Real* channel(int number) const { return channels + number * layout.map; }
-    Real* map(int number) const { return channel(inputs + number); }
+    Seen(const Layout& layout, const Tile& tile, int dilation)
+        : planes(components(tile.z.points)), rows(components(tile.y.points)) {
+        const int around = tile.z.points > 1;
+        for (int i = 0; i < planes; i++)
+            z[i] = i < tile.z.inside + 2 * around ? layout.seen(tile.z.start + (i - around) * dilation, layout.depth) : -1;
+        for (int j = 0; j < rows; j++) {
+            const int row = j < tile.y.inside + 2 ? layout.seen(tile.y.start + (j - 1) * dilation, layout.height) : -1;
+            y[j] = row < 0 ? -1 : row * layout.row;
+        }
+    }
+
+    // Of one channel, from column `begin` on: [z component][y component]; `zeros` where nothing is seen.
+    template <typename Pointer>
+    void rows_of(const Maps& maps, int channel, int begin, Pointer zeros, Pointer* found) const {
+        for (int i = 0; i < planes; i++) {
+            Real* plane = z[i] < 0 ? nullptr : maps.plane(channel, z[i]) + begin;
+            for (int j = 0; j < rows; j++) *found++ = plane && y[j] >= 0 ? plane + y[j] : zeros;
+        }
+    }
 };
 
 // Where the components of some channels' rows lie.
@@ -58,28 +73,18 @@ class Sources {
     int count() const { return count_; }
     const Components& places() const { return places_; }
 
-    // Offsets in a map of the rows that a tile reads: [z component][y component]; -1: zeros.
-    void offsets(const Tile& tile, ptrdiff_t* found) const {
-        const int s = dilation_, before_z = tile.z.points > 1;
-        for (int i = 0; i < components(tile.z.points); i++)
-            for (int j = 0; j < components(tile.y.points); j++)
-                *found++ = maps_.layout.offset(tile.z.start + (i - before_z) * s, tile.y.start + (j - 1) * s);
-    }
-
     // The first x that is transformed for a tile.
     int first_column(const Tile& tile) const { return std::max(0, tile.x - places_.halo); }
 
     template <int MZ, int MY>
     void transform(Real* scratch) const {
         constexpr int COUNT = components(MZ) * components(MY);
-        ptrdiff_t offset[COUNT];
-        offsets(tile_, offset);
+        const Seen seen(maps_.layout, tile_, dilation_);
         const int begin = first_column(tile_), end = std::min(end_ + places_.halo, maps_.layout.vectors * LANES);
         for (int source = 0; source < count_; source++) {
-            const Real* channel = maps_.channel(first_ + source) + begin;
             Real* transformed = scratch + source * places_.channel + places_.halo - tile_.x;  // of x = 0
             const Real* rows[COUNT];
-            for (int k = 0; k < COUNT; k++) rows[k] = offset[k] < 0 ? maps_.zeros : channel + offset[k];
+            seen.rows_of(maps_, first_ + source, begin, maps_.zeros, rows);
             transform_input<MZ, MY>(rows, (end - begin) / LANES, transformed + begin, places_.component);
             for (int k = 0; k < COUNT; k++) continue_row(transformed + k * places_.component);
         }
@@ -89,13 +94,14 @@ class Sources {
     void want(const Tile& next, WantedRows& wanted) const {
         const bool continues = next.z.start == tile_.z.start && next.x == tile_.x &&
                                next.y.start == tile_.y.start + tile_.y.points * dilation_;
-        ptrdiff_t offset[MOST_COMPONENTS];
-        offsets(next, offset);
-        const int columns = components(next.y.points), count = components(next.z.points) * columns;
-        int missing = 0;
-        for (int k = 0; k < count; k++)
-            if (offset[k] >= 0 && !(continues && k % columns < 2)) offset[missing++] = offset[k] + first_column(next);
-        for (int source = 0; source < count_; source++) wanted.add(maps_.channel(first_ + source), offset, missing);
+        const Seen seen(maps_.layout, next, dilation_);
+        for (int source = 0; source < count_; source++)
+            for (int i = 0; i < seen.planes; i++) {
+                if (seen.z[i] < 0) continue;
+                const Real* plane = maps_.plane(first_ + source, seen.z[i]) + first_column(next);
+                for (int j = continues ? 2 : 0; j < seen.rows; j++)
+                    if (seen.y[j] >= 0) wanted.add(plane + seen.y[j]);
+            }
     }
 
    private:

@@ -4,12 +4,14 @@
 // that are left at an end get a tile of four, one or two a tile of two. Order: phase in z, tile in z, phase in y, block
 // in x, tile in y; so that neighbouring tiles share two of six input rows while these are in cache.
 //
-// The region is what of a map the wanted part of the result can depend on: it shrinks from layer to layer. Outside of
-// it maps hold whatever was in memory, NaN perhaps; a tile has no component that mixes such voxels into others.
+// The region is what of a map the wanted part of the result can depend on: it shrinks from layer to layer. In a sweep, it
+// is the planes of a step. Outside of it maps hold whatever was in memory, NaN perhaps; a tile has no component that mixes
+// such voxels into others.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <vector>
 
 #include "layout.h"
@@ -38,6 +40,8 @@ struct Tile {
 // Voxels from `start` up to, not including, `stop`: z, y, x.
 struct Region {
     std::array<int, 3> start, stop;
+
+    int length(int axis) const { return stop[axis] - start[axis]; }
 
     // With all voxels at most `reach` away, inside the volume.
     Region grown(int reach, const Layout& layout) const {
@@ -92,18 +96,37 @@ inline std::vector<std::pair<int, int>> blocks(int start, int stop) {
     return found;
 }
 
-inline std::vector<Tile> tiles(const Region& region, int dilation, int dimensions, int most) {
-    const auto along_z = dimensions == 3 ? segments_by_phase(region.start[0], region.stop[0], dilation, most)
-                                         : each_alone(region.start[0], region.stop[0]);
-    const auto along_y = segments_by_phase(region.start[1], region.stop[1], dilation, most);
-    const auto along_x = blocks(region.start[2], region.stop[2]);
-    std::vector<Tile> found;
-    for (const auto& phase_z : along_z)
-        for (const Segment& z : phase_z)
-            for (const auto& phase_y : along_y)
-                for (const auto& [x, vectors] : along_x)
-                    for (const Segment& y : phase_y) found.push_back({z, y, x, vectors});
+inline std::vector<Segment> segments_along_z(const Region& region, int dilation, int dimensions, int most) {
+    const auto phases = dimensions == 3 ? segments_by_phase(region.start[0], region.stop[0], dilation, most)
+                                        : each_alone(region.start[0], region.stop[0]);
+    std::vector<Segment> found;
+    for (const auto& phase : phases) found.insert(found.end(), phase.begin(), phase.end());
     return found;
 }
+
+// Their z is open.
+using TilesOfPlane = std::vector<Tile>;
+
+inline TilesOfPlane tiles_of_plane(const Region& region, int dilation, int most) {
+    const auto along_x = blocks(region.start[2], region.stop[2]);
+    TilesOfPlane found;
+    for (const auto& phase : segments_by_phase(region.start[1], region.stop[1], dilation, most))
+        for (const auto& [x, vectors] : along_x)
+            for (const Segment& y : phase) found.push_back({{}, y, x, vectors});
+    return found;
+}
+
+struct Tiles {
+    std::vector<Segment> along_z;
+    std::shared_ptr<const TilesOfPlane> of_plane;  // the same at each z
+
+    int size() const { return static_cast<int>(along_z.size() * of_plane->size()); }
+    Tile operator[](int at) const {
+        const int count = static_cast<int>(of_plane->size());
+        Tile tile = (*of_plane)[at % count];
+        tile.z = along_z[at / count];
+        return tile;
+    }
+};
 
 }  // namespace
