@@ -1,7 +1,7 @@
 """The engines ``triton`` and ``triton-f32``: MS-D networks on one GPU, by kernels of medhpc's own in Triton.
 
 Written without a GPU. What they compute is proven by Triton's interpreter on CPUs (``TRITON_INTERPRET=1``, set before
-Python starts; for tests only, a million times slower), how fast they are is not measured: ``benchmarks/gpu.py`` does.
+Python starts; far too slow for anything but tests), how fast they are is not measured: ``benchmarks/gpu.py`` does.
 """
 
 from __future__ import annotations
