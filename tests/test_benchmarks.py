@@ -90,6 +90,19 @@ def test_denoising_is_measured_against_filters(shared_data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.shared
+def test_depths_are_trained_for_equal_minutes(shared_data, tmp_path):
+    """A row a depth; those of an earlier run with other options stay."""
+    tiny = ("--minutes", "0.01", "--patch", "12,16,16", "--sets", "ovule", "--results", str(tmp_path))
+    for depths in ("1,2", "2"):
+        assert "| ovule | 2 | " in run("training_depth", str(shared_data), *tiny, "--depths", depths)
+    result = json.loads((tmp_path / "training_depth.json").read_text())
+    assert [row["depth"] for row in result["rows"]] == [1, 2]
+    for row in result["rows"]:
+        assert row["steps"] > 0 and 0 <= row["Dice"] <= 1 and 0 <= row["AP"] <= 1
+
+
+@pytest.mark.slow
 def test_the_picture_of_a_seam_is_drawn(tmp_path):
     run("seam_picture", "--size", "24,80,80", "--out", str(tmp_path / "seam.png"))
     assert (tmp_path / "seam.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ import tifffile
 import torch
 from noisy_images import QUICK, TINY, noisy, smooth, store, stored
 
-from medhpc.dip import memory, room, saving, work
+from medhpc.dip import descent, memory, room, work
 from medhpc.dip.denoise import denoise
 from medhpc.dip.files import Files, cast
 from medhpc.dip.image import open_image
@@ -125,10 +125,10 @@ def test_a_time_series_is_one_again(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from medhpc.dip import saving
+from medhpc.dip import descent
 from medhpc.dip.denoise import denoise
 from medhpc.dip.options import Options
-saving.CHECKPOINT_SECONDS = 0.0
+descent.CHECKPOINT_SECONDS = 0.0
 def kill(standing):
     if (standing.part, standing.iteration) == (2, 125):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -230,7 +230,7 @@ def test_what_has_no_room_on_the_disk_is_refused_before_it_starts(tmp_path, monk
         denoise(path, out, options=options, **QUICK)
     assert list(tmp_path.iterdir()) == [path]
     free[:] = [needed]
-    monkeypatch.setattr(saving, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
     there = path.stat().st_size
     denoise(path, out, options=options, progress=lambda _: written.append(bytes_in(tmp_path) - there), **QUICK)
     assert max(written) + stored(out).nbytes * 4 <= needed

@@ -19,8 +19,8 @@ from ranked import Command, commands, on_ranks
 
 from medhpc.cli import dip, dip_plan, main
 from medhpc.cli.main import run_here
+from medhpc.dip import descent
 from medhpc.dip import plan as plans
-from medhpc.dip import saving
 from medhpc.dip.descent import begin, descend, loss_of, make_code, result_of, take_step
 from medhpc.dip.descent import forward as forward_of
 from medhpc.dip.draws import Draws
@@ -241,7 +241,7 @@ def waiting() -> None:
 
         yield tell
 
-    saving.CHECKPOINT_SECONDS = 1e9
+    descent.CHECKPOINT_SECONDS = 1e9
     dip._telling = telling
     main()
 

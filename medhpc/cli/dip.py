@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import dip_submit, early, options, show
+from medhpc.cli import dip_submit, early, options, ranked, show
 from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
@@ -201,6 +200,7 @@ def dip(
         early.check_out(clean, noisy, photos=True)
     from medhpc.dip.denoise import denoise
     from medhpc.ranks.group import joined
+    from medhpc.ranks.saving import no_end_by_signal
 
     if submit:
         job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
@@ -208,8 +208,8 @@ def dip(
         about["whole"] = compare or truth is not None  # the first rank holds all then
         dip_submit.submit(noisy, clean, options_of(settings), about, as_json)
         return
-    dip_submit.check_no_job()
-    with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
+    ranked.check_no_job()
+    with no_end_by_signal(), joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
             chosen = options_of(settings)
             _advise(chosen, ranks)
@@ -255,16 +255,6 @@ def _advise(chosen: Options, ranks: Ranks) -> None:
         click.echo(
             "note: the preset paper is for GPUs; on a CPU, --preset small takes minutes in place of hours", err=True
         )
-
-
-@contextmanager
-def _no_end_by_signal() -> Iterator[None]:
-    """SIGUSR1 asks for a checkpoint; where there is nothing to save yet, or any more, it is nothing."""
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager

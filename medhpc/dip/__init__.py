@@ -12,7 +12,6 @@ loss            what a step makes smaller
 precision       in which numbers is computed
 descent         the loop for one image
 state           all that the loop remembers, on disk too
-saving          when that is written
 work            the runs of one volume, those that an earlier attempt finished included
 output          what is made of the runs when all are done
 denoise         volumes in, volumes out

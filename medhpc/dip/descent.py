@@ -22,10 +22,10 @@ from medhpc.dip.measures import similarity
 from medhpc.dip.options import Options
 from medhpc.dip.precision import DOUBLE, arithmetic, autocast, dtype_of, float32_up_to
 from medhpc.dip.problem import Problem, held_out
-from medhpc.dip.saving import Saving
 from medhpc.dip.state import State
 from medhpc.nets.division import add_up_gradients, divide
 from medhpc.nets.halves import split
+from medhpc.ranks.saving import Saving
 
 LEARNING_RATE = 0.01
 CODE_SIZE = 0.1
@@ -38,6 +38,7 @@ RECORRUPTION = 0.5
 LOOK_EVERY = 10
 """Iterations between two entries of the history, and between two decisions whether to stop."""
 SIMILARITY_EVERY = 50
+CHECKPOINT_SECONDS = 60.0
 PATIENCE = {"held-out": 200, "emv": 1000}
 """Iterations after the best one before the descent stops."""
 EMV_WARM_UP = 30
@@ -103,7 +104,7 @@ def descend(
             if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
                 look(state, problem, options, out)
             state.seconds = time.perf_counter() - began
-            if saving.is_due():
+            if saving.is_due(CHECKPOINT_SECONDS):
                 if place:
                     state.save(place.path, place.identity)
                 saving.end_if_told()
