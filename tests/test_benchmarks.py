@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPU_WAYS = "triton,torch,PyTorch bf16"
+GPU_PRINTS = "PyTorch bf16 / triton: "
 needs_slurm = pytest.mark.skipif(
     not all(
         shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for name in ("munged", "slurmctld", "slurmd")
@@ -46,6 +48,11 @@ def run(name: str, *options: str) -> str:
             "of the others",
         ),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
+        (
+            "gpu",
+            ["--device", "cpu", "--depth", "1", "--size", "2,3,3", "--block", "2,2,3", "--ways", GPU_WAYS],
+            GPU_PRINTS,
+        ),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(
             "slurm_overhead",
@@ -62,6 +69,8 @@ def run(name: str, *options: str) -> str:
     ],
 )
 def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, tmp_path):
+    if name == "gpu":
+        pytest.importorskip("triton")
     if name in ("sliding_window", "seams"):
         pytest.importorskip("monai")
     assert prints in run(name, *options, "--rounds", "1", "--results", str(tmp_path), "--scratch", str(tmp_path))
@@ -83,10 +92,10 @@ def test_denoising_is_measured_against_filters(shared_data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.shared
 def test_depths_are_trained_for_equal_minutes(shared_data, tmp_path):
-    """A row a depth; those of an earlier run with other options stay."""
+    """A row a depth; those of an earlier run stay."""
     tiny = ("--minutes", "0.01", "--patch", "12,16,16", "--sets", "ovule", "--results", str(tmp_path))
-    for depths in ("1,2", "2"):
-        assert "| ovule | 2 | " in run("training_depth", str(shared_data), *tiny, "--depths", depths)
+    for depth in ("1", "2"):
+        assert f"| ovule | {depth} | " in run("training_depth", str(shared_data), *tiny, "--depths", depth)
     result = json.loads((tmp_path / "training_depth.json").read_text())
     assert [row["depth"] for row in result["rows"]] == [1, 2]
     for row in result["rows"]:

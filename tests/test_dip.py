@@ -53,7 +53,8 @@ def test_rician_noise_is_told_by_the_air(air):
 
 
 def test_what_is_given_is_kept():
-    assert estimate_noise(smooth((20, 20)), "rician", 7.0) == Noise(kind="rician", sigma=7.0)
+    found = estimate_noise(smooth((20, 20)), "rician", 7.0)
+    assert found == Noise(kind="rician", sigma=7.0, is_seen=False)  # no air
 
 
 def test_white_noise_has_uncorrelated_neighbours():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,9 @@ from medhpc.dip.output import middles
 from medhpc.dip.problem import Problem, assemble, pose, scale_of
 from medhpc.dip.share import Share
 from medhpc.dip.state import write_together
-from medhpc.nets.files import read_part, read_tensors
+from medhpc.errors import MedhpcError
+from medhpc.nets import files as network_files
+from medhpc.nets.files import read_part, read_tensors, written_aside
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.volume.base import Volume
 
@@ -136,6 +141,42 @@ def test_a_result_is_written_piece_by_piece(tmp_path: Path, size: int) -> None:
         assert torch.equal(read_part(path, "image", some), whole[some])
         expected = max(neighbour_correlation(channel.numpy()) for channel in whole[0])
         assert correlation == pytest.approx(expected, rel=1e-5)
+
+
+class Full:
+    """A file that takes two pieces."""
+
+    def __init__(self) -> None:
+        self.left = 3  # the header, too
+
+    def write(self, content: bytes) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "full")
+
+
+@contextmanager
+def full(path: Path) -> Iterator[Full]:
+    with written_aside(path):
+        yield Full()
+
+
+def refused(ranks: Ranks, path: Path) -> str:
+    """What a rank says where the disk of the first is full."""
+    shares.PIECE, network_files.written_aside = 100, full
+    share = Share.of(ranks, (21, 40, 12), 1, Options(preset="small", scales=1).network(3, 1))
+    result = share.of_result(torch.zeros(1, 1, 21, 40, 12))
+    try:
+        write_together(path, {}, {}, {"image": share.streamed(result)}, ranks)
+    except MedhpcError as error:
+        return f"{type(error).__name__}: {share.mean(result)}"  # they still understand each other
+    return "written"
+
+
+def test_a_full_disk_ends_all_ranks(tmp_path: Path) -> None:
+    said = on_ranks(2, refused, tmp_path / "a.safetensors")
+    assert said == ["DiskFull: 0.0", "ToldElsewhere: 0.0"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_middle_planes_of_what_comes_in_blocks() -> None:

@@ -53,7 +53,7 @@ def create_volume(
                               exceeds 4 GB (BigTIFF)
     ``.h5``, ``.hdf5``        the dataset after the colon (``out.h5:/raw``; other datasets of the file are kept), or
                               ``/volume`` in a new file
-    ``.nii``, ``.nii.gz``     NIfTI-1, NIfTI-2 where an axis exceeds 32,767
+    ``.nii``, ``.nii.gz``     NIfTI-1, NIfTI-2 where an axis exceeds 32,767 or the source is so
     ``.zarr``                 OME-Zarr 0.5
     ``.png``                  one plane of uint8 or uint16, grey or in colour
     ========================= ==========================================================================================

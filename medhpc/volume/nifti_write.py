@@ -1,4 +1,4 @@
-"""Write NIfTI-1, or NIfTI-2 where an axis is too long for it.
+"""Write NIfTI-1, or NIfTI-2 where an axis is too long for it or the source is NIfTI-2.
 
 Of the header of a NIfTI file that a volume is made of, all is kept that still holds: description, transforms with their
 codes, units, the step of a series, the window to show it in; also the order in which slices were taken, where these are
@@ -62,8 +62,9 @@ class NiftiTarget:
 
 def _header(specification: Specification) -> Any:
     channels, z, y, x = specification.blocks
-    kind: Any = nibabel.Nifti2Header if max(channels, z, y, x) > _LONGEST_NIFTI1 else nibabel.Nifti1Header
-    header = _started(kind, specification.nifti_header)
+    source = specification.nifti_header
+    is_long = max(channels, z, y, x) > _LONGEST_NIFTI1 or len(source) == nibabel.Nifti2Header.sizeof_hdr
+    header = _started(nibabel.Nifti2Header if is_long else nibabel.Nifti1Header, source)
     if header.get_data_shape()[:3] != (x, y, z):
         _forget_slices(header)
     header.set_data_dtype(specification.dtype)
