@@ -23,8 +23,8 @@ DARK = 0.05
 AIR_SPREAD = 1.35
 """Means of 64 voxels of air, the brightest over the darkest."""
 MOST_OVER_WHITE = 2.0
-"""Rician sigma over the deviation of the finest details: 1 in the body, 1 / 0.655 in the air, less where there is texture.
-What varies more, and smoothly, is tissue that the darkest blocks happen to have."""
+"""Rician sigma over the deviation of the finest details: 1 in the body, 1 / 0.655 in the air, less with texture. What
+varies more, and smoothly, is tissue that the darkest blocks happen to have."""
 WHITE = 0.1
 """Neighbours in a residual of white noise correlate less than this, also after a network followed some of it."""
 
