@@ -1,6 +1,6 @@
 """Denoising by Deep Image Prior against filters, on a real MRI and a photo with noise added.
 
-    python -m benchmarks.dip_quality DATA [--only "brain 0.1"] [--seeds 3]
+    python -m benchmarks.dip_quality DATA [--only "brain 0.1"] [--seeds 0 1 2]
 
 DATA holds public images: mri/MR_Gd.nii.gz (of NiiVue's images) and photos/F16_GT.png (of the Deep Image Prior paper).
 Crops of the MRI, divided by their brightest voxel, get white noise of deviation 0.1 or 0.05 (`rician`: both channels of
@@ -72,7 +72,7 @@ CASES = {
 def main() -> None:
     arguments = _arguments()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for name, case in CASES.items():
             if seed >= case.seeds or (arguments.only and name not in arguments.only):
                 continue
@@ -179,7 +179,7 @@ def _arguments() -> Any:
     parser.add_argument("data", type=Path, help="folder of the images")
     parser.add_argument("--only", nargs="+", choices=CASES, help="these cases (default all)")
     parser.add_argument("--ways", nargs="+", choices=SMALL, default=[*SMALL], help="of medhpc (default all)")
-    parser.add_argument("--seeds", type=int, default=3, help="of noise and network (default 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of noise and network (default 0 1 2)")
     parser.add_argument("--iterations", type=int, help="instead of each method's own, to try it")
     parser.add_argument("--size", type=int, help="longest axis of a crop, to try it")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default benchmarks/results)")

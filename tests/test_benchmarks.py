@@ -83,7 +83,7 @@ def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, 
 @pytest.mark.shared
 def test_denoising_is_measured_against_filters(shared_data, tmp_path):
     pytest.importorskip("pywt")
-    options = ("--seeds", "1", "--iterations", "3", "--size", "16", "--only", "brain 0.1", "--results", str(tmp_path))
+    options = ("--seeds", "0", "--iterations", "3", "--size", "16", "--only", "brain 0.1", "--results", str(tmp_path))
     assert "r2r - best filter: " in run("dip_quality", str(shared_data), *options)
     (rows,) = json.loads((tmp_path / "dip_quality.json").read_text())["cases"].values()
     assert {"noisy", "filter wavelets", "r2r", "r2r, sigma x 0.8", "dip"} <= rows.keys()
