@@ -7,6 +7,7 @@ slabs           who has which planes of an axis
 halo            planes of the neighbours, and their gradients back to where they came from
 whole           slabs to a whole and back
 imagined        one rank of several that are not there, for plans
+ping            latency and bandwidth between two
 =============== ================================================================================================
 
 All ranks must call the same things in the same order.

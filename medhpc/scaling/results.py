@@ -1,0 +1,104 @@
+"""What is known of how a run scales, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medhpc.infer.clock import Spent
+from medhpc.scaling.model import Link, Predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What so many ranks or tasks took."""
+
+    count: int
+    seconds: float  # from the start of `infer` to the end of the slowest
+    difference: int  # to the result of one, in steps of the stored numbers, at most
+    spent: tuple[Spent, ...]  # by each
+
+    @property
+    def same(self) -> bool:
+        """Whether the result is that of one, but for rounding."""
+        return self.difference <= 1
+
+    @property
+    def memory(self) -> float:
+        """Bytes, of the process that took most."""
+        return max(one.peak_memory for one in self.spent)
+
+    def part(self, name: str) -> float:
+        """Of the time of all processes, what went into a part; "other" includes waiting for the slowest task."""
+        parts = ("read", "compute", "exchange", "write")
+        shares = {part: sum(getattr(one, part) for one in self.spent) / self.count / self.seconds for part in parts}
+        return 1 - sum(shares.values()) if name == "other" else shares[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """All that is known of how a run scales."""
+
+    by: str  # "ranks" or "tasks"
+    threads: int  # of each of them
+    device: str
+    cores: int  # that this machine lets us use
+    plan: str  # its digest
+    link: Link | None = None
+    measured: tuple[Measured, ...] = ()
+    predicted: tuple[Predicted, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What to know before the figures are believed; "" if there is nothing."""
+        most = max((one.count for one in self.measured), default=0)
+        if self.device.startswith("cuda") or most * self.threads <= self.cores:
+            return ""
+        return (
+            f"{most} {self.by} of {self.threads} thread{'s' * (self.threads > 1)} share {self.cores} cores here: "
+            "efficiency says nothing where there are fewer cores than threads"
+        )
+
+    def speed_up(self, seconds: float) -> float:
+        """Against one rank or task."""
+        return self.measured[0].seconds / seconds
+
+    def of(self, count: int) -> Predicted | None:
+        """What was predicted for a count."""
+        return next((row for row in self.predicted if row.count == count), None)
+
+    def error(self, one: Measured) -> float:
+        """Of the prediction: a tenth if it is ten percent too long."""
+        predicted = self.of(one.count)
+        assert predicted
+        return predicted.seconds / one.seconds - 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with what follows from it."""
+        fields = asdict(self) | {"note": self.note}
+        for row, one in zip(fields["measured"], self.measured, strict=True):
+            row["speed_up"] = self.speed_up(one.seconds)
+            row["efficiency"] = row["speed_up"] / one.count
+            row["prediction_error"] = self.error(one)
+        return fields
+
+    @classmethod
+    def read(cls, file: Path) -> Scaling:
+        """What was written."""
+        found = json.loads(file.read_text())
+        rows = []
+        for row in found["measured"]:
+            spent = tuple(Spent(**one) for one in row["spent"])
+            rows.append(Measured(count=row["count"], seconds=row["seconds"], difference=row["difference"], spent=spent))
+        return cls(
+            by=found["by"],
+            threads=found["threads"],
+            device=found["device"],
+            cores=found["cores"],
+            plan=found["plan"],
+            link=Link(**found["link"]) if found["link"] else None,
+            measured=tuple(rows),
+            predicted=tuple(Predicted(**row) for row in found["predicted"]),
+        )
