@@ -2,11 +2,12 @@
 
 ::
 
-    reader thread     read 0 | read 1 | read 2 |             reading
-    this thread       wait   | compute 0 | exchange | compute 0 | wait | ...
-    writer threads                                  | commit 0  |          writing
+    reader thread             read 0 | read 1 | read 2 |             reading
+    this thread       start | wait   | compute 0 | exchange | compute 0 | wait | ...
+    writer threads                                          | commit 0  |          writing
 
-Each moment of this thread belongs to one part: to talking with other ranks, else to the innermost part that is open.
+Each moment of this thread belongs to one part: first to the start, until all ranks have their network; then to talking
+with other ranks, else to the innermost part that is open.
 What other threads do meanwhile is counted beside it: it costs nothing until this thread waits for it.
 """
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from medhpc.ranks.group import Ranks
 
 AHEAD = 2  # tiles, or steps of planes, waiting on either side of the computing
-Part = Literal["read", "compute", "write", "other"]
+Part = Literal["start", "read", "compute", "write", "other"]
 P = ParamSpec("P")
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -36,12 +37,13 @@ Item = TypeVar("Item")
 class Spent:
     """What one rank, or one task, has spent: seconds, bytes, messages."""
 
-    seconds: float  # all of them: the sum of the next five
+    seconds: float  # all of them: the sum of the next six
+    start: float  # loading the network, looking for what is done, until all ranks have come so far
     read: float  # waiting for tiles or planes
     compute: float
     exchange: float  # talking to other ranks and waiting for them
     write: float  # waiting for commits
-    other: float  # loading the network, looking for what is done
+    other: float
     reading: float  # of the reader thread, beside all this
     writing: float  # of the writer threads, added up
     sent: float  # bytes, to other ranks
@@ -61,12 +63,18 @@ class Clock:
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self._ranks = ranks
-        self._parts: dict[str, float] = dict.fromkeys(("read", "compute", "exchange", "write", "other"), 0.0)
+        self._parts: dict[str, float] = dict.fromkeys(("start", "read", "compute", "exchange", "write", "other"), 0.0)
         self._beside = {"reading": 0.0, "writing": 0.0}
         self._lock = threading.Lock()
-        self._part: Part = "other"
+        self._part: Part = "start"
         self._since, self._talked = time.perf_counter(), self._talks[0]
         self._before = self._talks
+
+    def begin(self) -> None:
+        """The start is over."""
+        if self._ranks:
+            self._ranks.meet()
+        self._turn_to("other")
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
@@ -121,7 +129,7 @@ class Clock:
     def _turn_to(self, part: Part) -> None:
         """Enter what has passed, and go on with another part."""
         now, talked = time.perf_counter(), self._talks[0]
-        talking = talked - self._talked
+        talking = talked - self._talked if self._part != "start" else 0.0
         self._parts["exchange"] += talking
         self._parts[self._part] += now - self._since - talking
         self._part, self._since, self._talked = part, now, talked

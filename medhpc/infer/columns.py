@@ -83,6 +83,7 @@ def compute_columns(
         return tally
     assert run.plan.sweep
     engine = load()
+    clock.begin()
     run.sweep()
     todo = stretches(run.plan, missing, engine.sweep_warm_up(run.plan.sweep.step))
     total, before = sum(stretch.read.shape[0] for stretch in todo), 0

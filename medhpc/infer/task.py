@@ -137,6 +137,7 @@ def _compute(
         closing(read_ahead(reader, _reading(run, source, chosen), chosen, clock)) as reads,
     ):
         compute = _computing(load(), run)
+        clock.begin()
         run.sweep()
         writing: deque[Future[None]] = deque()
         for read in reads:

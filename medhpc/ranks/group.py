@@ -64,6 +64,10 @@ class Ranks:
         """Whether it is so on one of them."""
         return bool(self.total(torch.tensor(int(here))).item()) if self.size > 1 else here
 
+    def meet(self) -> None:
+        """Wait until all have come here."""
+        self.any(False)
+
     def most(self, number: int) -> int:
         """The largest of their numbers."""
         return max(int(one) for one in self.everyones(torch.tensor(number)))

@@ -210,7 +210,7 @@ def _measured(folder: Path, plan: Plan, found: Scaling, count: int) -> Measured:
         shutil.rmtree(run)
     return Measured(
         count=count,
-        seconds=max(result["seconds"] for result in results),
+        seconds=max(one.seconds - one.start for one in spent),
         difference=difference,
         spent=tuple(spent),
     )

@@ -2,7 +2,7 @@
 
 Each has its own cores and its own memory bandwidth, and files are as fast for many as for one. Computing and reading
 take a time for each voxel, an exchange its latency and its bytes. Commits lie behind the computing as far as that
-lasts; of ranks, the first one makes them all. What a run takes besides (loading the network) does not become less.
+lasts; of ranks, the first one makes them all. What a run takes besides does not become less.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rates:
             read=spent.read / share.read,
             write=spent.write / share.written,
             hidden=hidden / share.written,
-            other=spent.other + spent.exchange,
+            other=spent.other,
             memory=memory,
             base=base,
             pixels=share.pixels,

@@ -16,7 +16,7 @@ class Measured:
     """What so many ranks or tasks took."""
 
     count: int
-    seconds: float  # from the start of `infer` to the end of the slowest
+    seconds: float  # of the slowest, from when its network is loaded
     difference: int  # to the result of one, in steps of the stored numbers, at most
     spent: tuple[Spent, ...]  # by each
 
