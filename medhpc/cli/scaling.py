@@ -93,7 +93,7 @@ def scaling_text(found: Scaling) -> str:
         lines += ["", f"between two ranks here: {latency} for an exchange, {speed}"]
     if len(found.measured) > 1:
         worst = max((found.error(one) for one in found.measured), key=abs)
-        lines += [f"the model is off by {100 * worst:+.0f} % at most where it was measured"]
+        lines += [f"the model is off by {_percent(worst)} at most where it was measured"]
     return "\n".join(lines + ([f"note: {found.note}"] if found.note else []))
 
 
@@ -112,7 +112,7 @@ def _measured(found: Scaling) -> list[dict[str, str]]:
             "memory": show.memory(one.memory),
             "difference": str(one.difference),
             "predicted": _seconds(predicted.seconds) if predicted else "-",
-            "off by": f"{100 * found.error(one):+.0f} %" if predicted else "-",
+            "off by": _percent(found.error(one)) if predicted else "-",
         }
         rows.append(row)
     return rows
@@ -136,3 +136,7 @@ def _predicted(found: Scaling) -> list[dict[str, str]]:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3g}" if seconds < 1000 else f"{seconds:,.0f}"
+
+
+def _percent(error: float) -> str:
+    return f"{round(100 * error):+d} %"
