@@ -13,7 +13,8 @@ demo: .venv/.user
 # Everything needed to change medhpc.
 dev: .venv/.developer
 
-# All tests, one process per core; each computes on one thread. SLURM is installed for them where that may be done.
+# All tests, a process per core and one for SLURM; each computes on one thread. SLURM is installed for them where that
+# may be done.
 test: .venv/.developer
 	.ci/install_slurm.sh
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto

@@ -30,6 +30,11 @@ class Outcome:
 
 def in_child(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
     """Call a module-level function in a fresh process."""
+    return in_child_within(None, function, *args, **kwargs)
+
+
+def in_child_within(seconds: float | None, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
+    """The same; past so many seconds the process is ended, and subprocess.TimeoutExpired raised."""
     module = function.__module__
     if module == "__main__":
         module = f"benchmarks.{Path(sys.argv[0]).stem}"  # it was started by python -m
@@ -38,6 +43,7 @@ def in_child(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome
         input=pickle.dumps((module, function.__name__, args, kwargs)),
         stdout=subprocess.PIPE,
         check=True,
+        timeout=seconds,
     )
     outcome: dict[str, Any] = pickle.loads(done.stdout)
     return Outcome(**outcome)

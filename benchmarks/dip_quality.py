@@ -20,7 +20,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,6 +77,7 @@ def main() -> None:
             if seed >= case.seeds or (arguments.only and name not in arguments.only):
                 continue
             rows = found.setdefault(name, {})
+            case = replace(case, ways={way: case.ways[way] for way in case.ways if way in arguments.ways})
             for way, row in measure(arguments.data, case, seed, arguments.iterations, arguments.size):
                 rows.setdefault(way, []).append({"seed": seed, **row})
                 print(f"{name}, seed {seed}, {way}: {row['psnr']:.2f} dB, {row['seconds']:.0f} s", flush=True)
@@ -85,7 +86,7 @@ def main() -> None:
         print(f"\n{name}")
         print(table(("way", "PSNR", "best average", "seconds"), [_cells(way, each) for way, each in rows.items()]))
         best = max(_mean(each, "psnr") for way, each in rows.items() if way.startswith("filter"))
-        for way in CASES[name].ways:
+        for way in (way for way in CASES[name].ways if way in arguments.ways):
             print(f"{way} - best filter: {_mean(rows[way], 'psnr') - best:+.2f} dB")
 
 
@@ -177,6 +178,7 @@ def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the images")
     parser.add_argument("--only", nargs="+", choices=CASES, help="these cases (default all)")
+    parser.add_argument("--ways", nargs="+", choices=SMALL, default=[*SMALL], help="of medhpc (default all)")
     parser.add_argument("--seeds", type=int, default=3, help="of noise and network (default 3)")
     parser.add_argument("--iterations", type=int, help="instead of each method's own, to try it")
     parser.add_argument("--size", type=int, help="longest axis of a crop, to try it")

@@ -5,6 +5,9 @@ the thickest slab, `tensors` what those of the first two iterations held at most
 The peer is one rank. In fp32 the first output is compared, in fp64 that after some iterations: trajectories of fp32 go
 their own ways after a while, for any reason.
 
+Last, what a rank's process grows by where nothing is computed: the volume is read, measured, cut, gathered and written
+(`medhpc dip` with a descent that gives the noisy image back), a uint16 NIfTI file of --host-size voxels.
+
 Claims: the plan is within 10 % of what tensors hold; N ranks need little more than an N-th each; the first output is
 that of one rank within 1e-5, that in fp64 within 1e-8.
 
@@ -15,8 +18,10 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +29,9 @@ import torch
 
 from benchmarks.child import in_child
 from benchmarks.measure import options as common_options
-from benchmarks.measure import publish, table
+from benchmarks.measure import publish, shape, table
+from medhpc.dip import work
+from medhpc.dip.denoise import denoise
 from medhpc.dip.descent import begin, make_code, result_of, take_step
 from medhpc.dip.draws import Draws
 from medhpc.dip.noise import Noise
@@ -33,9 +40,11 @@ from medhpc.dip.plan import need
 from medhpc.dip.precision import DOUBLE
 from medhpc.dip.problem import Problem, pose
 from medhpc.dip.share import Share
+from medhpc.dip.state import State
 from medhpc.dip.tally import Tally
 from medhpc.geometry import Index
 from medhpc.ranks.group import Ranks, joined
+from medhpc.volume import create_volume
 
 WAYS: Mapping[str, tuple[str, int]] = {"fp32": ("fp32", 0), "fp32, 2 levels twice": ("fp32", 2)}
 SMALL: Index = (32, 24, 24)  # of the comparison in fp64
@@ -66,8 +75,17 @@ def main() -> None:
     for name, distances in apart.items():
         words = ", ".join(f"{n} ranks {distance:.1e}" for n, distance in distances.items())
         print(f"largest difference from one rank, {name}: {words}")
+    print(f"{' x '.join(map(str, arguments.host_size))} voxels read, gathered and written; MiB that ranks grow by")
+    host = {n: reading(arguments.host_size, n, arguments.scratch) for n in arguments.ranks}
+    rows = [(str(n), _mib(each[:1]), _mib(each[1:])) for n, each in host.items()]
+    print(table(("ranks", "the first", "of the others the largest"), rows))
     content = {"size": arguments.size, "channels": arguments.channels, "ways": found, "differences": apart}
+    content |= {"host_size": arguments.host_size, "host_bytes": host}
     publish(arguments.results, "dip_ranks", content)
+
+
+def _mib(sizes: Sequence[int]) -> str:
+    return f"{max(sizes) / 2**20:.0f}" if sizes else "-"
 
 
 def on_ranks(size: int, function: Any, *details: Any) -> list[Any]:
@@ -109,6 +127,32 @@ def result(rank: int, size: int, port: int, space: Index, channels: int, iterati
         return _whole(problem, result_of(state))
 
 
+def reading(size: Index, ranks: int, scratch: Path | None) -> list[int]:
+    """What each rank grows by where nothing is computed."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        random, path = np.random.default_rng(0), Path(folder) / "noisy.nii"
+        with create_volume(path, size, np.uint16) as writer:
+            for z in range(size[0]):
+                writer.write(z, random.normal(1000, 50, size[1:]).astype(np.uint16)[None])
+        return [part.peak - part.idle for part in on_ranks(ranks, copied, str(path), f"{folder}/clean.nii")]
+
+
+def copied(rank: int, size: int, port: int, noisy: str, clean: str) -> None:
+    """`medhpc dip`, but for what is computed."""
+    work.descend = _untouched
+    with _joined(rank, size, port) as ranks:
+        options = Options(preset="small", scales=1, channels=1)
+        denoise(noisy, clean, options=options, device="cpu", threads=1, ranks=ranks)
+
+
+def _untouched(problem: Problem, options: Options, seed: int, **_: Any) -> State:
+    state = begin(problem, options, seed, "fp32")
+    state.average, state.iteration = problem.image, 1
+    nothing = dict.fromkeys(("held_out", "psnr", "ssim"))
+    state.history.append({"iteration": 1, "seconds": 0.0, "loss": 1.0, "emv": 1.0, **nothing})
+    return state
+
+
 def _joined(rank: int, size: int, port: int) -> Any:
     torch.set_num_threads(1)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -141,6 +185,7 @@ def _cells(way: str, ranks: int, one: Mapping[str, Any], alone: Mapping[str, Any
 
 def _arguments() -> Any:
     parser = common_options(__doc__, size="64,64,64", rounds=1)
+    parser.add_argument("--host-size", type=shape, default="128,512,512", help="(default 128,512,512)")
     parser.add_argument("--channels", type=int, default=32, help="(default 32)")
     parser.add_argument("--iterations", type=int, default=20, help="in fp64 (default 20)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="the first is the peer (default 1 2 4)")

@@ -38,7 +38,7 @@ def torch_cat(network: MSD, threads: int) -> Evaluate:
     def evaluate(block: np.ndarray) -> np.ndarray:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            return _planes(network, block, lambda batch: _cat(network, torch.from_numpy(batch)).numpy())
+            return _planes(network, block, lambda batch: cat(network, torch.from_numpy(batch)).numpy())
 
     return evaluate
 
@@ -102,7 +102,8 @@ def onnx_graph(network: MSD) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _cat(network: MSD, maps: torch.Tensor) -> torch.Tensor:
+def cat(network: MSD, maps: torch.Tensor) -> torch.Tensor:
+    """Scores of a batch, layer by layer, all earlier maps concatenated."""
     convolve = F.conv3d if network.ndim == 3 else F.conv2d
     mode = "reflect" if network.padding == "reflect" else "constant"
     for weight, bias, s in zip(network.weights, network.biases, network.dilations, strict=True):

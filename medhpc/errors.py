@@ -53,6 +53,10 @@ class NetworkMismatch(MedhpcError):
     """Network and volume do not fit: channels, dimensions, or an axis too thin for the padding."""
 
 
+class OutOfRange(MedhpcError):
+    """Numbers too large for the precision of the engine."""
+
+
 # --- options -------------------------------------------------------------------------------------
 
 

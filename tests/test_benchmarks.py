@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GPU_WAYS = "triton,torch,PyTorch bf16"
+GPU_PRINTS = "PyTorch bf16 / triton: "
 needs_slurm = pytest.mark.skipif(
     not all(
         shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") for name in ("munged", "slurmctld", "slurmd")
@@ -40,8 +42,17 @@ def run(name: str, *options: str) -> str:
         ("training", ["--size", "12,16,16", "--nets", "3D depth 30, 64^3"], "PyTorch / kernel: "),
         ("schemes", ["--depths", "4", "--size", "20,24,24", "--edges", "256"], "sweep, exact"),
         ("dip_step", ["--sizes", "16,16,16", "--channels", "4"], "bf16, 2 levels twice"),
-        ("dip_ranks", ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2"], "2 ranks "),
+        (
+            "dip_ranks",
+            ["--size", "32,8,8", "--channels", "4", "--iterations", "2", "--ranks", "1", "2", "--host-size", "8,24,24"],
+            "of the others",
+        ),
         ("seed_volume", ["--size", "12,16,24", "--depth", "4", "--halos", "2,exact"], "published / this: "),
+        (
+            "gpu",
+            ["--device", "cpu", "--depth", "1", "--size", "2,3,3", "--block", "2,2,3", "--ways", GPU_WAYS],
+            GPU_PRINTS,
+        ),
         ("scale", ["--size", "32,64,64", "--decades", "2", "--watch", "1"], "by all jobs: 0"),
         pytest.param(
             "slurm_overhead",
@@ -58,6 +69,8 @@ def run(name: str, *options: str) -> str:
     ],
 )
 def test_a_benchmark_prints_a_ratio_and_keeps_its_result(name, options, prints, tmp_path):
+    if name == "gpu":
+        pytest.importorskip("triton")
     if name in ("sliding_window", "seams"):
         pytest.importorskip("monai")
     assert prints in run(name, *options, "--rounds", "1", "--results", str(tmp_path), "--scratch", str(tmp_path))
@@ -74,6 +87,19 @@ def test_denoising_is_measured_against_filters(shared_data, tmp_path):
     assert "r2r - best filter: " in run("dip_quality", str(shared_data), *options)
     (rows,) = json.loads((tmp_path / "dip_quality.json").read_text())["cases"].values()
     assert {"noisy", "filter wavelets", "r2r", "r2r, sigma x 0.8", "dip"} <= rows.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_depths_are_trained_for_equal_minutes(shared_data, tmp_path):
+    """A row a depth; those of an earlier run stay."""
+    tiny = ("--minutes", "0.01", "--patch", "12,16,16", "--sets", "ovule", "--results", str(tmp_path))
+    for depth in ("1", "2"):
+        assert f"| ovule | {depth} | " in run("training_depth", str(shared_data), *tiny, "--depths", depth)
+    result = json.loads((tmp_path / "training_depth.json").read_text())
+    assert [row["depth"] for row in result["rows"]] == [1, 2]
+    for row in result["rows"]:
+        assert row["steps"] > 0 and 0 <= row["Dice"] <= 1 and 0 <= row["AP"] <= 1
 
 
 @pytest.mark.slow

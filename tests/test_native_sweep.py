@@ -57,7 +57,7 @@ def test_the_definition(data, case, variant, step):
     [
         (MSD(1, 2, 25), (50, 11, 20)),
         (MSD(1, 2, 85), (64, 12, 12)),
-        (MSD(2, 3, 12, width=2), (70, 12, 150)),
+        (MSD(2, 3, 12, width=2), (50, 12, 300)),  # several blocks in x
         (MSD(1, 2, 40, dilations=[1]), (100, 3, 20)),  # more targets and sources than fit the registers
         (MSD(1, 2, 6, dilations=[40, 2], padding="zero"), (90, 30, 30)),
         (MSD(1, 2, 12, dilations=[1, 2], padding="zero"), (1, 9, 9)),

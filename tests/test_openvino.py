@@ -59,6 +59,7 @@ def test_what_it_cannot_evaluate_it_does_not_take():
     assert "MS-D" in openvino.why_not_openvino(Identity())
     assert "float64" in openvino.why_not_openvino(msd().double())
     assert not openvino.why_not_openvino(msd())
+    assert not OpenVinoEngine(msd(), 1).sweeps  # or torch would compute what was planned for OpenVINO
     with pytest.raises(NoEngine, match="computes on CPUs"):
         engines.load(msd(), name="openvino", device="cuda")
 

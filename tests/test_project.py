@@ -115,19 +115,26 @@ def test_plan_template(tmp_path):
     assert text == "[tile][--network][n.safetensors][--memory][14G][--threads][1][--][a b.tif][a.run]\n"
 
 
-def test_train_template(tmp_path):
-    text = template(
-        "train.sbatch", tmp_path, VOLUME="a.tif", TRUTH="a.csv", NET="n.safetensors", SLURM_CPUS_PER_TASK="4"
-    )
-    assert text == "[train][msd][a.tif][a.csv][--out][n.safetensors][--minutes][180][--threads][4]\n"
-
-
-def test_dip_template(tmp_path):
+@pytest.fixture
+def srun(tmp_path):
+    """A stand-in that prints its two options and runs the rest."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/bash\nprintf "[%s]" "${@:1:2}"; exec "${@:3}"\n')
     srun.chmod(0o755)
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    text = template("dip.sbatch", tmp_path, VOLUME="a b.nii", CLEAN="c.nii", **path)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_train_template(tmp_path, srun):
+    told = {"VOLUME": "a b.tif", "TRUTH": "a.csv", "NET": "n.safetensors", "SLURM_CPUS_PER_TASK": "4"}
+    text = template("train.sbatch", tmp_path, **told, **srun)
+    assert text == (
+        "[--kill-on-bad-exit=1][--cpus-per-task=4][train][msd][--out][n.safetensors][--minutes][180][--]"
+        "[a b.tif][a.csv]\n"
+    )
+
+
+def test_dip_template(tmp_path, srun):
+    text = template("dip.sbatch", tmp_path, VOLUME="a b.nii", CLEAN="c.nii", **srun)
     assert text == "[--kill-on-bad-exit=1][--cpus-per-task=1][dip][--][a b.nii][c.nii]\n"
 
 

@@ -21,7 +21,7 @@ from test_run import new_run
 from medhpc.cli import status_run, watch
 from medhpc.cli.main import run_here
 from medhpc.errors import NotARun, SlurmDown
-from medhpc.jobs import cancel, cancellation, dispatch, live, local, why
+from medhpc.jobs import cancel, cancellation, dispatch, live, local, progress, why
 from medhpc.jobs import watch as looking
 from medhpc.jobs.chain import Step, Target
 from medhpc.jobs.packing import Resources
@@ -160,11 +160,12 @@ def test_a_plan_that_failed_names_its_log(folder, queue, capsys):
     assert "log/plan-10_1.log, then the same medhpc submit" in typed(capsys, "status", str(folder))
 
 
-def test_each_volume_that_cannot_be_planned_says_why(folder, queue, capsys):
+def test_each_volume_that_cannot_be_planned_says_why(folder, queue, capsys, monkeypatch):
     chain = submitted(folder, "a", "b", "c")
     for index, name in ((0, "a"), (2, "c")):
         chain.log("plan", f"10_{index}").write_text(f"medhpc: note: hm\nmedhpc: error: {name}.vol: cut short\n")
     commit(new_run(folder / "b.run"), 0)
+    monkeypatch.setattr(progress, "LATELY", 0.0)  # who watches would wait for a minute after the commit
     queue(job(chain, "infer-0", "RUNNING", indices=(0,)), job(chain, "stitch", indices=(0, 1, 2)))
     out = typed(capsys, "status", str(folder))
     assert "1 running" in out and "2 planning failed" in out

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from medhpc import nets
 from medhpc.cli.main import run_here
 from medhpc.errors import BadNetwork, BadOption, BadTruth, NonFinite, NoPermission
+from medhpc.train import checkpoint, planning
 from medhpc.train import msd as msd_module
-from medhpc.train import planning
 from medhpc.train.checkpoint import checkpoint_path
+from medhpc.train.judge import Judgement
 from medhpc.train.msd import train_msd
 
 h5py = pytest.importorskip("h5py")
@@ -165,6 +166,27 @@ def test_a_training_killed_within_seconds_goes_on_and_says_so(tmp_path, cells):
     assert len(said) == 1 and said[0].startswith(f"resumed at step {result.resumed_at} of 6 from ")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_ctrl_c_ends_behind_it(tmp_path, cells, monkeypatch, number):
+    """Nothing else writes one here. SIGUSR1 lets it go on, until an error ends it two steps later."""
+    monkeypatch.setattr(msd_module, "_pause", lambda _: 1e9)
+    pairs, out, steps = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors", []
+
+    def tell(done, _):
+        steps.append(done)
+        if done == 3:
+            os.kill(os.getpid(), number)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train_msd(pairs, out, steps=6, progress=tell, **QUICK)
+    assert steps[-1] == (5 if number == signal.SIGUSR1 else 3)
+    assert signal.getsignal(number) is before
+    assert train_msd(pairs, out, steps=6, **QUICK).resumed_at == 3
+
+
 def test_checkpoint_of_another_training_is_refused(tmp_path, cells, monkeypatch):
     pairs, out = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors"
     interrupted(monkeypatch, pairs, out, steps=9, **QUICK)
@@ -176,6 +198,54 @@ def test_checkpoint_of_another_training_is_refused(tmp_path, cells, monkeypatch)
         file["raw"][0, 0, 0] = 1
     with pytest.raises(BadOption, match="differs in volumes"):
         train_msd(pairs, out, steps=9, **QUICK)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, cells, monkeypatch):
+    pairs, out = [(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "net.safetensors"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint, "VERSION", 1)
+        interrupted(earlier, pairs, out, steps=9, **QUICK)
+    with pytest.raises(BadOption, match=r"another version of medhpc \(checkpoint 1, .* --no-resume$"):
+        train_msd(pairs, out, steps=9, batch=2, **QUICK)
+    assert train_msd(pairs, out, steps=9, resume=False, **QUICK).resumed_at == 0
+
+
+def judged_alike(monkeypatch):
+    """Judgements that never get better."""
+    monkeypatch.setattr(msd_module, "judge", lambda *_: Judgement(loss=0.5, dice=0.6))
+
+
+def test_patience_ends_a_training_that_stalls_and_a_kill_changes_nothing(tmp_path, cells, monkeypatch):
+    """Ten of twenty judgements, then two while the rate falls to zero; also where it is killed in between."""
+    judged_alike(monkeypatch)
+    pairs, whole, killed = (
+        [(f"{cells}:/raw", f"{cells}:/labels")],
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+    )
+    options, said, done = {**QUICK, "steps": 40, "patience": 4}, [], []
+    result = train_msd(pairs, whole, say=said.append, progress=lambda *now: done.append(now), **options)
+    assert result.steps == 24 and done[-1] == (24, 24)
+    assert said == [f"ends early: {result.stalled}"] and "9 judgements up to step 20" in result.stalled
+    assert nets.load(whole).card.training["stalled"] == result.stalled
+
+    def stop(now, _):
+        if now == 22:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(msd_module, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_msd(pairs, killed, progress=stop, **options)
+    again = train_msd(pairs, killed, **options)
+    assert (again.resumed_at, again.steps, again.stalled) == (21, 24, result.stalled)
+    expected, got = load_file(whole), load_file(killed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_without_patience_all_of_the_budget_is_spent(tmp_path, cells, monkeypatch):
+    judged_alike(monkeypatch)
+    result = train_msd([(f"{cells}:/raw", f"{cells}:/labels")], tmp_path / "n.safetensors", steps=20, **QUICK)
+    assert result.steps == 20 and result.stalled == ""
 
 
 def test_resuming_keeps_the_depth_that_was_chosen(tmp_path, cells, monkeypatch):

@@ -18,14 +18,16 @@ from medhpc.cli import training
 from medhpc.errors import BadOption, BadTruth
 from medhpc.geometry import Box
 from medhpc.train import examples as examples_module
-from medhpc.train import pictures
+from medhpc.train import pictures, planning
 from medhpc.train.checkpoint import State
 from medhpc.train.depth import StepTime, depth_for_seconds, depth_for_steps
 from medhpc.train.examples import around, check_room, fairest, open_examples, pooled, splits
 from medhpc.train.judge import Judgement
 from medhpc.train.options import Options, parse_background
 from medhpc.train.patches import draw_patch
+from medhpc.train.planning import largest_patch, mean_step
 from medhpc.train.results import TrainingResult
+from medhpc.train.schedule import JUDGEMENTS, end_of, has_stalled, is_judged, rate_at, why_stalled
 from medhpc.train.truth import IGNORE, MARGIN, NEAR, LabelTruth, PointTruth
 from medhpc.train.window import object_window
 
@@ -215,6 +217,29 @@ def test_patches_are_a_function_of_seed_and_step(tmp_path, monkeypatch):
         assert sum(objects) >= 30
 
 
+def test_a_patch_is_clipped_in_the_thin_volume_only(tmp_path):
+    pairs = [memory_pair(tmp_path, shape, seed) for seed, shape in enumerate([(20, 40, 44), (44, 40, 44)])]
+    with ExitStack() as files:
+        thin, thick = open_examples(pairs, Options(validation=0), (5, 5, 5), files)
+        wanted = (28, 12, 12)
+        shapes = [draw_patch([thin, thick], wanted, 0, step, sample)[1].shape for step in range(8) for sample in (0, 1)]
+        assert set(shapes) == {(z, 12, 12) for z, *_ in shapes} and max(shapes) == wanted
+        assert {z <= 20 for z, *_ in shapes} == {True, False}
+        assert all(16 <= z <= 20 or z == 28 for z, *_ in shapes)
+        assert largest_patch([thin, thick], wanted) == largest_patch([thick, thin], wanted) == wanted
+        assert largest_patch([thin], wanted) == (20, 12, 12)
+
+
+def test_the_time_of_a_step_is_the_mean_over_volumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "measure_step", lambda patch, *_: StepTime(seconds=float(np.prod(patch)), power=1.0))
+    pairs = [memory_pair(tmp_path, shape, seed) for seed, shape in enumerate([(20, 40, 44), (44, 40, 44)])]
+    with ExitStack() as files:
+        options = Options(validation=0)
+        examples = open_examples(pairs, options, (5, 5, 5), files)
+        for some in (examples, examples[::-1]):
+            assert mean_step(some, options, (40, 12, 12), torch.device("cpu")).seconds == pytest.approx(30 * 144)
+
+
 def test_normalisation_is_once_per_volume(tmp_path):
     with ExitStack() as files:
         (example,) = open_examples([memory_pair(tmp_path)], Options(region="2:,:,:"), (5, 5, 5), files)
@@ -347,6 +372,8 @@ def test_bad_classes_are_refused(text):
         {"radius": -1.0},
         {"minutes": 0.0},
         {"steps": 5, "minutes": 5.0},
+        {"patience": 0},
+        {"patience": 3, "validation": 0},
     ],
 )
 def test_bad_options_are_refused(options):
@@ -391,6 +418,65 @@ def test_the_best_of_the_second_half_is_kept(dices, kept):
     assert state.best_entry == kept and state.best["bias"].item() == kept
 
 
+# --- schedule ------------------------------------------------------------------------------------
+
+
+def history_of(losses, dices):
+    """Judgements that are spread evenly over the budget."""
+    pairs = enumerate(zip(losses, dices, strict=True), start=1)
+    return [
+        {"spent": n / JUDGEMENTS, "step": 10 * n, "validation_loss": loss, "dice": dice} for n, (loss, dice) in pairs
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 9), st.floats(0, 1)), min_size=1, max_size=JUDGEMENTS),
+    st.integers(1, JUDGEMENTS),
+)
+def test_a_training_stalls_only_where_the_last_judgements_better_nothing(judged, patience):
+    """Nothing among the last N is measurably better than all before, in the second half; and only then."""
+    history = history_of(*zip(*judged, strict=True))
+    stalls = has_stalled(history, patience)
+    before, after = history[:-patience], history[-patience:]
+    if len(history) < JUDGEMENTS / 2 or not before:
+        assert not stalls
+        return
+    dice, loss = max(entry["dice"] for entry in before), min(entry["validation_loss"] for entry in before)
+    better = [e for e in after if e["dice"] > dice + 0.005 or e["validation_loss"] < 0.99 * loss]
+    none = all(e["dice"] <= dice and e["validation_loss"] >= loss for e in after)
+    assert not (stalls and better)
+    assert stalls or not none
+
+
+def test_small_steps_forward_count_once_they_are_more_together():
+    rising = history_of([1.0] * 20, [0.5 + 0.002 * n for n in range(20)])
+    assert not any(has_stalled(rising[:n], 3) for n in range(1, 21))
+    flat = history_of([1.0] * 20, [0.5] * 20)
+    assert [n for n in range(1, 21) if has_stalled(flat[:n], 3)] == list(range(10, 21))
+
+
+@given(st.one_of(st.none(), st.floats(0.5, 1)), st.floats(0, 1), st.floats(0, 1))
+def test_the_rate_falls_to_zero_at_the_end_however_it_ends(stalled, one, other):
+    early, late = sorted(one if stalled is None else stalled + x * (1.2 - stalled) for x in (one, other))
+    assert 0 <= rate_at(late, stalled) <= rate_at(early, stalled) <= 1
+    state = State(network=None, optimizer=None, scaler=None)
+    if stalled is not None:
+        state.history, state.stalled_entry = [{"spent": stalled}], 0
+        assert rate_at(stalled, stalled) == rate_at(stalled)  # no jump
+    assert rate_at(end_of(state), stalled) < 1e-2
+    assert is_judged(state, end_of(state))
+
+
+def test_why_a_training_stalled_is_told():
+    state = State(network=None, optimizer=None, scaler=None, history=history_of([1.0] * 12, [0.7] * 12))
+    assert why_stalled(state) == ""
+    state.stalled_entry = 11
+    assert why_stalled(state) == "no better Dice or loss on the held-out slab in 11 judgements up to step 120"
+    state.history[-1]["validation_loss"] = 2.0
+    assert why_stalled(state).endswith("; its loss rose from 1 to 2 (overfitting)")
+
+
 # --- what is shown --------------------------------------------------------------------------------
 
 
@@ -416,7 +502,7 @@ def test_slices_show_only_planes_that_are_held_out():
 
 def result_with(**numbers):
     """A training's result of which only the judgement matters."""
-    values = {"loss": 0.1, "validation_loss": 0.1, "dice": 0.8, "best_step": 7, **numbers}
+    values = {"loss": 0.1, "validation_loss": 0.1, "dice": 0.8, "best_step": 7, "stalled": "", **numbers}
     about = dict.fromkeys(("depth", "width", "ndim", "parameters", "receptive_radius", "steps", "resumed_at"), 1)
     times = {"seconds": 1.0, "seconds_per_step": 1.0, "device": "cpu", "precision": "float32"}
     paths = {"network": Path("n.safetensors"), "curve": Path("n.curve.png"), "slices": Path("n.slices.png")}

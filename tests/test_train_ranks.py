@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from ranked import on_ranks
 from medhpc.errors import BadOption, ToldElsewhere
 from medhpc.nets import load
 from medhpc.ranks.group import ALONE, Ranks
+from medhpc.train import msd
+from medhpc.train.judge import Judgement
 from medhpc.train.msd import train_msd
 
 QUICK = {"depth": 3, "patch": (12, 14, 16), "threads": 1, "device": "cpu", "seed": 3}
@@ -20,20 +23,23 @@ QUICK = {"depth": 3, "patch": (12, 14, 16), "threads": 1, "device": "cpu", "seed
 
 @pytest.fixture
 def pair(tmp_path) -> tuple[Path, Path]:
-    """A volume of balls, and their labels."""
+    """A volume of balls, and their labels; the first planes of both lie beside them."""
     rng = np.random.default_rng(0)
     volume, labels = rng.normal(100, 10, (20, 40, 40)), np.zeros((20, 40, 40), np.uint8)
     for z, y, x in rng.integers(4, (16, 36, 36), (12, 3)):
         ball = sum((axis - c) ** 2 for axis, c in zip(np.ogrid[:20, :40, :40], (z, y, x), strict=True)) < 12
         volume[ball] += 60
         labels[ball] = 1
-    tifffile.imwrite(tmp_path / "volume.tif", volume.astype(np.uint16), metadata={"axes": "ZYX"})
-    tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"})
+    for name, planes in (("", 20), ("thin_", 9)):
+        tifffile.imwrite(tmp_path / f"{name}volume.tif", volume[:planes].astype(np.uint16), metadata={"axes": "ZYX"})
+        tifffile.imwrite(tmp_path / f"{name}labels.tif", labels[:planes], metadata={"axes": "ZYX"})
     return tmp_path / "volume.tif", tmp_path / "labels.tif"
 
 
 def train(ranks: Ranks, pair: tuple[Path, Path], out: Path, options: dict) -> tuple[float, int]:
-    result = train_msd([pair], out, ranks=ranks, **QUICK, **options)
+    """On a volume and on a thin one, whose patches are smaller."""
+    thin = tuple(path.with_name(f"thin_{path.name}") for path in pair)
+    result = train_msd([pair, thin], out, ranks=ranks, **QUICK, **options)
     return result.loss, result.steps
 
 
@@ -60,6 +66,17 @@ def test_ranks_agree(pair, tmp_path):
 def test_a_time_ends_on_all_ranks_at_once(pair, tmp_path):
     results = on_ranks(2, train, pair, tmp_path / "net.safetensors", {"minutes": 0.02})
     assert len(set(results)) == 1 and results[0][1] >= 1
+
+
+def train_judged(ranks: Ranks, pair: tuple[Path, Path], out: Path) -> int:
+    """The first rank's judgements stall, those of others get better and better."""
+    losses = itertools.repeat(0.5) if ranks.is_first else (1 / n for n in itertools.count(1))
+    msd.judge = lambda *_: Judgement(loss=next(losses), dice=0.6)  # of this process alone
+    return train_msd([pair], out, ranks=ranks, steps=40, patience=4, **QUICK).steps
+
+
+def test_a_training_that_stalls_ends_on_all_ranks_at_once(pair, tmp_path):
+    assert on_ranks(2, train_judged, pair, tmp_path / "net.safetensors") == [24, 24]
 
 
 def refused(ranks: Ranks, pair: tuple[Path, Path], out: Path, options: dict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medhpc.cli.main import run_here
 from medhpc.errors import (
     BadOption,
     BrokenFile,
@@ -243,8 +245,25 @@ def test_nifti_time_is_refused_and_channels_are_not(tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume.read(Box.whole((4, 5, 6))), array)
     image.header.set_xyzt_units("mm", "sec")
     nibabel.save(image, tmp_path / "time.nii")
-    with pytest.raises(NotAVolume, match="a time series of 3 frames"):
+    with pytest.raises(NotAVolume, match="time.nii: a time series of 3 volumes.*--channel 0 to 2.*'medhpc dip'"):
         open_volume(tmp_path / "time.nii")
+    with open_volume(tmp_path / "time.nii", channel=1) as volume:
+        assert volume.axes == "ZYX" and volume.time_step is None
+        np.testing.assert_array_equal(volume.read(Box.whole((4, 5, 6)))[0], array[1])
+
+
+def test_info_describes_a_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = nibabel.Nifti1Image(voxels((3, 4, 5, 6), "i2").T, np.eye(4))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header.set_zooms((1, 1, 1, 2500))
+    nibabel.save(image, tmp_path / "time.nii")
+    assert run_here(["info", str(tmp_path / "time.nii")]) == 0
+    assert "3 volumes of a time series, 2.5 s apart" in capsys.readouterr().out
+    assert run_here(["info", str(tmp_path / "time.nii"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["time_step"] == 2.5
+    assert run_here(["convert", str(tmp_path / "time.nii"), str(tmp_path / "a.tif")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run_here(["convert", str(tmp_path / "time.nii"), str(tmp_path / "a.tif"), "--channel", "2"]) == 0
 
 
 @pytest.mark.parametrize(

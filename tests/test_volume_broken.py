@@ -42,6 +42,11 @@ def png(folder: Path) -> Path:
     return folder / "a.png"
 
 
+def jpeg(folder: Path) -> Path:
+    (folder / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(VOXELS[0].astype(np.uint8)))
+    return folder / "a.jpg"
+
+
 def zarr2(folder: Path) -> Path:
     zarr.create_array(folder / "a.zarr", data=VOXELS, chunks=(5, 20, 30), zarr_format=2)
     return folder / "a.zarr"
@@ -65,6 +70,7 @@ MAKERS = {
     "ome-zarr": ours("a.ome.zarr"),
     "zarr2": zarr2,
     "png": png,
+    "jpeg": jpeg,
     "dicom": dicom,
 }
 

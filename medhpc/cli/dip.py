@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import dip_submit, early, options, show
+from medhpc.cli import dip_submit, early, options, ranked, show
 from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
@@ -38,7 +37,12 @@ network = options.together(
         help="paper: 128 channels on 5 levels, for a GPU; small: 16, 32, 48, for CPUs.",
     ),
     click.option("--channels", type=click.IntRange(1), metavar="C", help="Channels of every level."),
-    click.option("--scales", type=click.IntRange(1, 10), metavar="N", help="Levels of the network."),
+    click.option(
+        "--scales",
+        type=click.IntRange(1, 10),
+        metavar="N",
+        help="Levels of the network (default: 5 or 3).",
+    ),
     click.option(
         "--factor",
         type=click.Choice(["1", "2", "4"]),
@@ -84,17 +88,23 @@ network = options.together(
     "--sigma",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Noise level in the volume's numbers; measured unless given.",
+    help="Standard deviation of the noise, in the volume's numbers; measured unless given.",
 )
 @click.option(
     "--stop",
     type=click.Choice(["auto", "held-out", "emv", "none"]),
     default="auto",
     show_default=True,
-    help="When: at the least error of voxels held out, at the least variance of the outputs, at the last iteration.",
+    help="When: at the least error of voxels held out, at the least variance of the outputs (emv), or at the last "
+    "iteration (none); auto: held-out, and none for r2r.",
 )
 @click.option(
-    "--tv", type=click.FloatRange(0), default=0.0, show_default=True, metavar="W", help="Weight of total variation."
+    "--tv",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="W",
+    help="Weight of total variation.",
 )
 @click.option(
     "--runs",
@@ -107,15 +117,26 @@ network = options.together(
 @click.option(
     "--mask", metavar="M", help="Volume of known voxels; where it is zero, the image is restored (method dip)."
 )
-@click.option("--truth", metavar="T", help="Volume without noise: curves of PSNR and SSIM.")
+@click.option("--truth", metavar="T", help="Volume without noise, to judge by: PSNR and SSIM.")
 @click.option(
     "--data-range",
     type=click.FloatRange(0, min_open=True),
     metavar="R",
     help="What PSNR is relative to; the range of the truth unless given.",
 )
-@click.option("--compare", is_flag=True, help="Run non-local means and total variation beside it, tuned by --truth.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first run.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Run non-local means and total variation beside it, tuned by the truth if there is one.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the first run.",
+)
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from a checkpoint, or begin anew.")
 @click.option(
     "--parallel",
@@ -153,34 +174,42 @@ def dip(
 ) -> None:
     """Denoise NOISY and write CLEAN; no other image is needed (Deep Image Prior).
 
-    Any format, two or three dimensions; the colours of a plane are denoised together, the volumes of a series one by
-    one. Curves and slices go to CLEAN.dip.png, the history to CLEAN.dip.json. Killed, it resumes from its last minute;
-    Ctrl-C and SIGTERM end it behind an iteration with nothing lost, SIGUSR1 writes a checkpoint.
+    NOISY is a volume or a picture of any format that 'medhpc info' reads. The colours of a picture are denoised
+    together, the channels of a volume and the volumes of a NIfTI time series one by one. CLEAN has the shape, colours,
+    voxel type, voxel size and NIfTI header of NOISY; values are rounded to whole numbers where NOISY has these. (Those
+    that a NIfTI header scales by a fraction become float32: what is found lies between their steps.)
+
+    Beside CLEAN lie CLEAN.dip.png, with curves and slices to look at, and CLEAN.dip.json, with all numbers. Killed, the
+    same command goes on from its last minute; Ctrl-C and SIGTERM end it behind an iteration with nothing lost, SIGUSR1
+    writes a checkpoint.
 
     Said while it runs: loss, the squared error against the noisy image (1: its range); EMV, the variance of the last
     outputs, which falls while the image is learnt and rises when noise is.
 
-    Started by srun or torchrun, or with --submit, its ranks share the volume: each has a slab of it, and the result
-    does not depend on their number.
+    Started by srun or torchrun, or with --submit, its ranks share the volume: each reads and holds a slab of it, and
+    the result does not depend on their number.
 
     \b
-      medhpc dip head.nii.gz clean.nii.gz
-      medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r --runs 3
+      medhpc dip head.nii.gz clean.nii.gz                                 (on a GPU)
+      medhpc dip head.nii.gz clean.nii.gz --preset small --method r2r     (on a CPU, white noise)
+      medhpc dip photo.png clean.png --preset small
       medhpc dip head.nii.gz clean.nii.gz --submit --nodes 2 --gpus 4
     """
     if launched() is None:  # several ranks check together, so that one of them tells what is wrong
         early.check_volume(noisy, channel, series=True)
-        early.check_out(clean, noisy)
+        early.check_out(clean, noisy, photos=True)
     from medhpc.dip.denoise import denoise
     from medhpc.ranks.group import joined
+    from medhpc.ranks.saving import no_end_by_signal
 
     if submit:
         job = {"nodes": nodes, "gpus": gpus, "time": time, "dry_run": dry_run}
         about = {**job, "threads": threads, "channel": channel, "checkpoint": checkpoint, "parallel": parallel}
+        about["whole"] = compare or truth is not None  # the first rank holds all then
         dip_submit.submit(noisy, clean, options_of(settings), about, as_json)
         return
-    dip_submit.check_no_job()
-    with _no_end_by_signal(), joined(device) as ranks, _telling() as tell:
+    ranked.check_no_job()
+    with no_end_by_signal(), joined(device) as ranks, _telling() as tell:
         with ranks.agreed():
             chosen = options_of(settings)
             _advise(chosen, ranks)
@@ -229,16 +258,6 @@ def _advise(chosen: Options, ranks: Ranks) -> None:
 
 
 @contextmanager
-def _no_end_by_signal() -> Iterator[None]:
-    """SIGUSR1 asks for a checkpoint; where there is nothing to save yet, or any more, it is nothing."""
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-@contextmanager
 def _telling() -> Iterator[Callable[[Standing], None]]:
     """One line that is written again and again on a terminal; elsewhere, a line now and then."""
     terminal = sys.stderr.isatty()
@@ -282,26 +301,23 @@ def _print(result: DipResult) -> None:
         lines["SSIM"] = show.number(result.ssim)
     show.fields(lines | ({"note": "\n".join(result.notes)} if result.notes else {}))
     if result.compared:
-        click.echo(show.table([_row(row) for row in _methods(result, seconds)]))
+        click.echo(show.table([_row(row) for row in result.compared]))
+        click.echo(f"what is taken away should be noise: deviation near {first.sigma:.4g}, neighbours near 0")
 
 
 def _where(result: DipResult) -> str:
     return result.device if result.ranks == 1 else f"{result.ranks} ranks, {result.device.partition(':')[0]}"
 
 
-def _methods(result: DipResult, seconds: float) -> list[dict[str, Any]]:
-    mine = {"method": "medhpc dip", "setting": None, "seconds": seconds, "psnr": result.psnr, "ssim": result.ssim}
-    return [mine, *(dict(row) for row in result.compared)]
-
-
-def _row(row: dict[str, Any]) -> dict[str, str]:
-    return {
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+    found = {
         "method": row["method"],
         "strength": "-" if row["setting"] is None else f"{row['setting']:g}",
         "seconds": f"{row['seconds']:.1f}",
-        "PSNR": _decibels(row["psnr"]),
-        "SSIM": show.number(row["ssim"]),
     }
+    if row["psnr"] is not None:
+        found |= {"PSNR": _decibels(row["psnr"]), "SSIM": show.number(row["ssim"])}
+    return found | {"taken away": f"{row['taken_away']:.4g}", "neighbours": f"{row['residual_correlation']:.2f}"}
 
 
 def _decibels(value: float | None) -> str:

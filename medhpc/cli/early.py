@@ -23,11 +23,11 @@ def check_network(network: str) -> None:
         raise BadNetwork(f"{network}: no such network file; train one with 'medhpc train msd' or give another path")
 
 
-def check_out(out: str, volume: str) -> None:
+def check_out(out: str, volume: str, *, photos: bool = False) -> None:
     """Refuse a result that cannot be written."""
     from medhpc.volume import check_writable
 
-    check_writable(out, volume)
+    check_writable(out, volume, photos=photos)
 
 
 def check_share(run: str, task: str | None, tiles: str | None) -> None:

@@ -98,11 +98,11 @@ tile_options = options.together(
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "native", "torch", "openvino", "reference"]),
+        type=click.Choice(["auto", "native", "torch", "openvino", "triton", "triton-f32", "reference"]),
         default="auto",
         show_default=True,
         help="What evaluates the network in all tasks of the run. auto: torch where a GPU is seen while planning, else "
-        "the fastest on CPUs here; to compute on GPUs, plan with torch.",
+        "the fastest on CPUs here; to compute on GPUs, plan with torch (or on one of them with triton).",
     ),
     options.device,
     options.threads,

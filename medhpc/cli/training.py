@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import early, options, show
+from medhpc.cli import early, options, ranked, show, train_submit
+from medhpc.errors import BadOption
 from medhpc.ranks.launch import launched
 
 if TYPE_CHECKING:
+    from medhpc.train.options import Options
     from medhpc.train.planning import Choice
     from medhpc.train.results import Standing, TrainingResult
 
@@ -96,16 +98,26 @@ def train() -> None:
     help="Of the computing; weights stay float32.",
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Patches per step; one for each rank unless given.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="End early where N judgements in a row are no better; all of the time is used unless given.",
+)
 @options.threads
+@train_submit.job_options
 @options.as_json
-def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> None:
+def msd(files: tuple[str, ...], plan: bool, submit: bool, as_json: bool, **settings: Any) -> None:
     """Train a mixed-scale dense network on pairs of a volume and its annotation.
 
     TRUTH is a label volume, or points: CSV with columns z,y,x (voxels) or z_um,y_um,x_um, CellCounter XML, or a
-    volume in which single voxels mark the centres. Killed, it resumes from its last checkpoint (NET.checkpoint).
+    volume in which single voxels mark the centres. Killed, it resumes from its last checkpoint (NET.checkpoint), which
+    SIGUSR1 writes at once; Ctrl-C and SIGTERM end it behind a step with nothing lost.
 
     The network is judged 20 times on what is held out. Kept is the last one in the second half of the training whose
     Dice is within 0.005 of the best there: so small a difference means nothing, and it has learnt longer.
+    With --patience N, a training that is past its half ends early where N judgements in a row bettered neither Dice
+    (by 0.005) nor loss (by 1 %): within two more, its learning rate falls to zero, which part of the quality is due to.
 
     How far --minutes gets, and how deep a network it chooses, depends on the machine: repeat a result by --steps and
     --depth.
@@ -113,13 +125,15 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
     With --plan, a few steps are measured on patches of several sizes. For each size it tells the depth that is trained
     well in the time given (25 steps a layer), seconds a step, steps in all, and the memory of maps and gradients.
 
-    Started by srun or torchrun, its ranks share the patches of a step (--batch): a step of as many patches as there are
-    ranks takes the time of one. But for rounding, the weights depend on --batch, not on the number of ranks.
+    Started by srun or torchrun, or with --submit, its ranks share the patches of a step (--batch): a step of as many
+    patches as there are ranks takes the time of one. But for rounding, the weights depend on --batch, not on the number
+    of ranks. A job that its time ends goes on where it was: submit the same command again.
 
     \b
       medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 10
       medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 60 --plan
       medhpc train msd ovule.h5:/raw ovule.h5:/label --out nuclei.safetensors --region 0:50,:,:
+      medhpc train msd brain.tif cells.csv --out cells.safetensors --radius 6 --minutes 60 --submit --nodes 4
     """
     if len(files) % 2:
         raise click.UsageError(f"{len(files)} files given; VOLUME and TRUTH come in pairs")
@@ -128,14 +142,26 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
         for volume, _ in pairs:
             early.check_volume(volume)
         early.check_network_name(settings["out"])
+    job = {name: settings.pop(name) for name in ranked.JOBS}
+    if submit:
+        if plan:
+            raise BadOption("--plan measures on this machine, and --submit computes on others: give one of them")
+        train_submit.submit(pairs, job, settings, _options(pairs, settings), as_json)
+        return
+    ranked.check_no_job()
     if plan:
         _tell_plan(pairs, as_json, settings)
         return
+    _train(pairs, as_json, settings)
+
+
+def _train(pairs: Sequence[tuple[str, str]], as_json: bool, settings: dict[str, Any]) -> None:
     from medhpc.ranks.group import joined
+    from medhpc.ranks.saving import no_end_by_signal
     from medhpc.train.msd import train_msd
 
     told: dict[str, Any] = {} if as_json else {"report": _tell, "say": click.echo}
-    with joined(settings.pop("device")) as ranks, _progress(as_json) as progress:
+    with no_end_by_signal(), joined(settings.pop("device")) as ranks, _progress(as_json) as progress:
         result = train_msd(pairs, progress=progress, device=ranks.device, ranks=ranks, **told, **settings)
     if not ranks.is_first:
         return
@@ -146,12 +172,9 @@ def msd(files: tuple[str, ...], plan: bool, as_json: bool, **settings: Any) -> N
 
 
 def _tell_plan(pairs: Sequence[tuple[str, str]], as_json: bool, settings: Mapping[str, Any]) -> None:
-    from medhpc.train.options import options_of
     from medhpc.train.planning import plan_training
 
-    here = ("out", "resume", "device", "threads", "batch")
-    options = options_of(pairs, **{name: value for name, value in settings.items() if name not in here})
-    choices = plan_training(pairs, options, device=settings["device"], threads=settings["threads"])
+    choices = plan_training(pairs, _options(pairs, settings), device=settings["device"], threads=settings["threads"])
     if as_json:
         show.as_json({"choices": [choice.as_dict() for choice in choices]})
         return
@@ -159,6 +182,15 @@ def _tell_plan(pairs: Sequence[tuple[str, str]], as_json: bool, settings: Mappin
     click.echo("The first is taken; --patch and --depth take another.")
     if not all(choice.suffices for choice in choices):
         click.echo("few: fewer than 25 steps a layer, which is too short a time for such a depth")
+
+
+def _options(pairs: Sequence[tuple[str, str]], settings: Mapping[str, Any]) -> Options:
+    """Options as the library knows them."""
+    from medhpc.train.options import options_of
+
+    here = ("out", "resume", "device", "threads")
+    known = {name: value for name, value in settings.items() if name not in here}
+    return options_of(pairs, **{**known, "batch": known["batch"] or 1})
 
 
 def _row(choice: Choice) -> dict[str, str]:
@@ -204,6 +236,8 @@ def _lines(result: TrainingResult) -> dict[str, str]:
             "the last in the second half of the training within 0.005 of the best Dice there"
         )
         lines["pictures"] += f"\n{result.slices}"
+    if result.stalled:
+        lines["ended"] = f"early: {result.stalled}"
     if note := _note(result):
         lines["note"] = note
     return lines

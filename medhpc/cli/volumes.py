@@ -23,8 +23,8 @@ WRITTEN = ("format", "shape", "dtype", "voxel size")  # what is said of a volume
 def info(volume: str, level: int, channel: int | None, stats: bool, as_json: bool) -> None:
     """Say what VOLUME is: shape, axes, voxels, units, and whether boxes of it can be read cheaply.
 
-    VOLUME is a TIFF, a folder or glob of planes, a folder of DICOM slices, NIfTI, Zarr, OME-Zarr, or HDF5 with the
-    dataset behind a colon.
+    VOLUME is a TIFF, PNG or JPEG, a folder or glob of planes, a folder of DICOM slices, NIfTI, Zarr, OME-Zarr, or HDF5
+    with the dataset behind a colon.
 
     \b
       medhpc info brain.tif --stats
@@ -32,7 +32,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
     """
     from medhpc.volume import describe, open_volume
 
-    with open_volume(volume, channel=channel, level=level) as opened:
+    with open_volume(volume, channel=channel, level=level, series=True) as opened:
         found = describe(opened, opened.statistics() if stats else None)
     if as_json:
         show.as_json(found)
@@ -50,7 +50,7 @@ def info(volume: str, level: int, channel: int | None, stats: bool, as_json: boo
 def convert(volume: str, out: str, channel: int | None, level: int, region: str | None, **voxel: Any) -> None:
     """Write VOLUME as OUT, in the format of OUT's suffix; an OUT that is there is replaced.
 
-    Suffixes: .tif, .h5 (or file.h5:/dataset), .nii, .nii.gz, .zarr (OME-Zarr 0.5 with a pyramid).
+    Suffixes: .tif, .h5 (or file.h5:/dataset), .nii, .nii.gz, .zarr (OME-Zarr 0.5 with a pyramid), .png (one plane).
 
     \b
       medhpc convert dicom/ body.nii.gz
@@ -63,7 +63,7 @@ def convert(volume: str, out: str, channel: int | None, level: int, region: str 
         volumes.convert(opened, out, region=box, progress=progress, **voxel)
     with volumes.open_volume(out) as written:
         lines = _lines(volumes.describe(written))
-    size = show.size(_bytes_of(volumes.check_writable(out)))
+    size = show.size(_bytes_of(volumes.check_writable(out, photos=True)))
     show.fields({"written": f"{out}, {size} on disk"} | {name: lines[name] for name in WRITTEN})
 
 
@@ -74,11 +74,11 @@ def _bytes_of(path: Path) -> int:
 
 def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     """What `describe` found, as a person reads it."""
-    channels = f", {found['channels']} channels" if found["channels"] > 1 else ""
+    size = show.size(found["bytes"])
     lines = {
         "volume": found["path"],
         "format": found["format"],
-        "shape": f"{show.shape(found['shape'])} voxels ({found['axes']}){channels}, {show.size(found['bytes'])}",
+        "shape": f"{show.shape(found['shape'])} voxels ({found['axes']}){_channels(found)}, {size}",
         "dtype": found["dtype"],
         "voxel size": f"{show.shape(found['voxel_size'])} {found['unit']}" if found["voxel_size"] else "unknown",
         "boxes": "cheap to read" if found["boxes_are_cheap"] else f"expensive to read: {found['why_expensive']}",
@@ -88,6 +88,15 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     if found["levels"] > 1:
         lines["levels"] = f"{found['levels']}"
     return lines | (_statistics(found["statistics"]) if "statistics" in found else {})
+
+
+def _channels(found: Mapping[str, Any]) -> str:
+    """What there are several of: channels, colours, volumes of a series."""
+    if found["channels"] == 1:
+        return ""
+    if found["time_step"] is not None:
+        return f", {found['channels']} volumes of a time series, {found['time_step']:g} s apart"
+    return f", {found['channels']} {'colours' if found['are_colours'] else 'channels'}"
 
 
 def _statistics(found: Mapping[str, Any]) -> dict[str, str]:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medhpc import engine as engines
-from medhpc.dip.files import Files, Image, open_image, read_mask, read_truth, write_like
+from medhpc.dip.files import Files
+from medhpc.dip.image import Image, Truth, open_image
 from medhpc.dip.memory import levels_that_fit
 from medhpc.dip.noise import WHITE
 from medhpc.dip.options import Options
+from medhpc.dip.output import compared, measures, slices, write_volumes
 from medhpc.dip.pictures import draw
 from medhpc.dip.precision import settle
 from medhpc.dip.results import DipResult, Standing
+from medhpc.dip.room import check_room_for
 from medhpc.dip.work import Done, Work
-from medhpc.errors import BadOption, NoDevice, NonFinite
+from medhpc.errors import BadOption, NoDevice
 from medhpc.nets.identity import Identity
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.run.durable import write_durably
-
-Array = NDArray[np.float32]
 
 NEAR = 0.15
 """A noise level that is given differs from what is measured by less than this share, or the user is told."""
@@ -75,7 +73,7 @@ def denoise(
         Levels of the network, from the finest on, whose insides are computed twice rather than kept; as few as fit
         into the GPU's free memory unless given, and none on a CPU.
     compare : bool
-        Also run filters that need no network; see :mod:`medhpc.dip.compare`.
+        Also run filters that need no network, tuned by the truth if there is one; see :mod:`medhpc.dip.compare`.
     device, threads
         As in :func:`medhpc.engine.load`.
     resume : bool
@@ -97,7 +95,7 @@ def denoise(
     Raises
     ------
     MedhpcError
-        BadOption, NonFinite and those of volumes.
+        BadOption, NonFinite, NotEnoughMemory, DiskFull and those of volumes.
     """
     options = options or Options()
     with ExitStack() as until_done:
@@ -105,17 +103,14 @@ def denoise(
             files = Files(clean, noisy)
             _check(options, mask, truth, data_range, compare, checkpointed)
             image = open_image(noisy, channel)
-            known = None if mask is None else read_mask(mask, image.shape)
-            if known is not None:
-                image = image.filled_outside(known)
-            _check_finite(noisy, image)
+            files.check_holds(image, options.factor)
             chosen = engines.load(Identity(), device=device, threads=threads).device
             precision = settle(options.precision, chosen)
             work = Work(
                 image=image,
                 options=options,
-                mask=known,
-                truth=None if truth is None else read_truth(truth, image, options.factor, channel),
+                mask=mask,
+                truth=None if truth is None else until_done.enter_context(Truth(truth, image, options.factor)),
                 data_range=data_range,
                 device=chosen,
                 precision=precision,
@@ -126,12 +121,12 @@ def denoise(
                 progress=progress,
             )
             if ranks.is_first:
+                work.check()
+                check_room_for(files, image, options)
                 until_done.enter_context(files.held(anew=not resume))
         work.checkpointed = ranks.most(work.checkpointed)  # all compute alike, whatever is free on their GPUs
         done = work.all_runs()
-        if done is None:
-            return None
-        return _write(files, work, done, work.compare() if compare else ())
+        return None if done is None else _write(files, work, done, compare)
 
 
 def _check(
@@ -148,21 +143,10 @@ def _check(
         raise BadOption("mask needs method dip: the input of r2r holds the voxels that are to be restored")
     if compare and (mask is not None or options.factor > 1):
         raise BadOption("compare works without mask and factor: filters do not restore voxels")
-    if truth is None and (compare or data_range is not None):
-        raise BadOption(
-            f"{'compare' if compare else 'data range'} needs a truth: filters are tuned, and PSNR taken, by it"
-        )
+    if truth is None and data_range is not None:
+        raise BadOption("data range needs a truth: PSNR is taken by it")
     if checkpointed is not None and checkpointed > levels:
         raise BadOption(f"checkpoint {checkpointed}: the network has {levels} levels")
-
-
-def _check_finite(noisy: str | Path, image: Image) -> None:
-    wrong = image.voxels.size - np.count_nonzero(np.isfinite(image.voxels))
-    if wrong:
-        raise NonFinite(
-            f"{noisy}: {wrong:,} of {image.voxels.size:,} voxels are NaN or infinite: mend them, or give a mask "
-            "(--mask) that leaves them out"
-        )
 
 
 def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
@@ -179,17 +163,12 @@ def _other_device(device: torch.device, ranks: Ranks) -> torch.device:
     return torch.device(device.type, number)
 
 
-def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str, Any]]) -> DipResult:
+def _write(files: Files, work: Work, done: Done, compare: bool) -> DipResult:
     """The volumes, the picture, the history."""
     image, options = work.image, work.options
-    mean = done.outputs.mean(0)  # (channels, z, y, x)
-    write_like(files.clean, mean, image, options.factor)
-    deviation = files.beside("std") if options.runs > 1 else None
-    if deviation:
-        write_like(deviation, done.outputs.std(0, ddof=1), image, options.factor, dtype=np.float32)
     result = DipResult(
         clean=Path(files.clean),
-        deviation=deviation,
+        deviation=write_volumes(files, work, done),
         picture=files.picture,
         history=files.history,
         shape=image.fine_shape(options.factor),
@@ -198,15 +177,22 @@ def _write(files: Files, work: Work, done: Done, compared: Sequence[Mapping[str,
         ranks=work.ranks.size,
         precision=work.precision,
         runs=done.records,
-        **work.measures(mean),
-        compared=compared,
+        **measures(work, done),
+        compared=compared(work, done) if compare else (),
         notes=[],
     )
     result = replace(result, notes=_notes(result, options))
-    draw(files.picture, result.runs, work.shown(), mean, work.truth)
+    draw(files.picture, result.runs, slices(work, done), _shown_of(image))
     write_durably(files.history, json.dumps({"options": options.as_json(), **result.as_dict()}, indent=1).encode())
     files.forget()
     return result
+
+
+def _shown_of(image: Image) -> str:
+    """What of several is drawn."""
+    if image.channels == 1 or image.is_photo:
+        return ""
+    return f"volume 0 of the {image.channels} of the series" if image.time_step else f"channel 0 of {image.channels}"
 
 
 def _notes(result: DipResult, options: Options) -> list[str]:
@@ -219,6 +205,11 @@ def _notes(result: DipResult, options: Options) -> list[str]:
         notes.append(
             f"sigma {wrong.sigma:.4g} was given, {wrong.measured:.4g} is measured"
             + (": r2r loses some 3 dB where it is 20 % off" if options.method == "r2r" else "")
+        )
+    if not all(record.noise_is_seen for record in records):
+        notes.append(
+            "Rician noise was asked for, but there is no air (a dark background above zero) by which it is told: its "
+            "level is that of Gaussian noise, and a background that was cut away looks brighter than it is"
         )
     unfinished = options.stops_by != "none" and any(record.iterations == record.chosen for record in records)
     if unfinished:

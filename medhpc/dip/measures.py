@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medhpc.metrics import SSIM_WINDOW, psnr, ssim_map
+from medhpc.ranks.halo import Cut, extend
 
 
 def similarity(found: Tensor, truth: Tensor, data_range: float) -> float | None:
@@ -20,6 +21,27 @@ def similarity(found: Tensor, truth: Tensor, data_range: float) -> float | None:
         result, wanted = (image.cpu().numpy()[planes] for image in (one, other))
         values.append(float(ssim_map(result, wanted, data_range).mean()))
     return sum(values) / len(values)
+
+
+def correlation_of_slabs(residual: Tensor, cut: Cut) -> float:
+    """Neighbours' correlation in (1, channels, space) that ranks share, of the channel where it is largest.
+
+    As :func:`medhpc.dip.noise.neighbour_correlation` finds it in a whole image.
+    """
+    count = cut.ranks.total(residual.new_tensor(residual[0, 0].numel(), dtype=torch.float64))
+    space, double = tuple(range(2, residual.ndim)), torch.float64
+    mean = cut.ranks.total(residual.sum(space, keepdim=True, dtype=double)) / count
+    centred = residual - mean.to(residual.dtype)
+    power = cut.ranks.total(centred.square().sum(space, dtype=double)) / count
+    with_next = extend(centred, cut.halo(0, 1, "none"))
+    found = [torch.zeros_like(power)]
+    for axis in space:
+        rows = with_next if axis == cut.axis else centred
+        products = rows.narrow(axis, 1, rows.shape[axis] - 1) * rows.narrow(axis, 0, rows.shape[axis] - 1)
+        pairs = cut.ranks.total(count.new_tensor(products[0, 0].numel()))
+        if pairs:
+            found.append((cut.ranks.total(products.sum(space, dtype=double)) / pairs).abs())
+    return float((torch.stack(found).amax(0) / power.clamp_min(1e-300)).max())
 
 
 def agreement(found: NDArray, truth: NDArray, data_range: float | None = None) -> tuple[float, float | None]:

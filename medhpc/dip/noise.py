@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,21 @@ WHITE = 0.1
 """Neighbours in a residual of white noise correlate less than this, also after a network followed some of it."""
 
 
+Blocks: TypeAlias = Callable[[int], Iterable[NDArray]]
+"""Gives an image block by block along its first axis, each with so many more rows behind it; all but the last have a
+multiple of eight."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Kind (``gaussian`` or ``rician``) and standard deviation `sigma` in the numbers of the image."""
+    """Kind (``gaussian`` or ``rician``) and standard deviation `sigma` in the numbers of the image.
+
+    `is_seen` is False where Rician noise was asked for, and there is no air by which it is told.
+    """
 
     kind: str
     sigma: float
+    is_seen: bool = True
 
 
 def estimate_noise(image: NDArray, kind: str = "auto", sigma: float | None = None) -> Noise:
@@ -45,21 +56,30 @@ def estimate_noise(image: NDArray, kind: str = "auto", sigma: float | None = Non
     image : array (z, y, x) or (y, x)
         Finite.
     """
-    air = _rayleigh_sigma(image)
+    found = measure_noise(lambda _: [image], image.shape, kind)
+    return found if sigma is None else Noise(kind=found.kind, sigma=float(sigma), is_seen=found.is_seen)
+
+
+def measure_noise(blocks: Blocks, shape: Sequence[int], kind: str = "auto") -> Noise:
+    """As :func:`estimate_noise` does of an image of this shape that comes block by block."""
+    air = _rayleigh_sigma(blocks, shape)
+    is_seen = kind != "rician" or air is not None
     if kind == "auto":
         kind = "gaussian" if air is None else "rician"
-    if sigma is None:
-        sigma = air if kind == "rician" and air is not None else gaussian_sigma(image)
-    return Noise(kind=kind, sigma=float(sigma))
+    sigma = air if kind == "rician" and air is not None else gaussian_sigma(blocks, shape)
+    return Noise(kind=kind, sigma=float(sigma), is_seen=is_seen)
 
 
-def gaussian_sigma(image: NDArray) -> float:
+def gaussian_sigma(blocks: Blocks, shape: Sequence[int]) -> float:
     """Deviation of white noise, by the finest diagonal wavelet coefficients; zeros, as of a masked background, out."""
-    values = image.astype(np.float64)
-    for axis, length in enumerate(image.shape):
-        if length >= len(HIGH_PASS):
-            values = _high_pass(values, axis)
-    counted = np.abs(values[values != 0])
+    kept = []
+    for block in blocks(len(HIGH_PASS) - 2):
+        values = block.astype(np.float64)
+        for axis, length in enumerate(shape):
+            if length >= len(HIGH_PASS):
+                values = _high_pass(values, axis)
+        kept.append(np.abs(values[values != 0]))
+    counted = np.concatenate(kept)
     return float(np.median(counted) / MEDIAN_OF_NORMAL) if counted.size else 0.0
 
 
@@ -75,25 +95,34 @@ def neighbour_correlation(residual: NDArray) -> float:
 
 def _high_pass(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     rows = np.moveaxis(values, axis, 0)
-    count = (len(rows) - len(HIGH_PASS)) // 2 + 1
-    parts = [weight * rows[first : first + 2 * count - 1 : 2] for first, weight in enumerate(HIGH_PASS)]
+    count = max(0, (len(rows) - len(HIGH_PASS)) // 2 + 1)
+    parts = [weight * rows[first : first + 2 * count : 2][:count] for first, weight in enumerate(HIGH_PASS)]
     return np.moveaxis(np.sum(parts, axis=0), 0, axis)
 
 
-def _rayleigh_sigma(image: NDArray) -> float | None:
+def _rayleigh_sigma(blocks: Blocks, shape: Sequence[int]) -> float | None:
     """Sigma by the air around the body; None where there is none, or nothing that looks like it."""
-    side = 4 if image.ndim == 3 else 8
-    if image.min() < 0 or min(image.shape) < side:
+    side = 4 if len(shape) == 3 else 8
+    if min(shape) < side:
         return None
-    cut = image[tuple(slice(n // side * side) for n in image.shape)].astype(np.float64)
-    blocks = cut.reshape([length for n in cut.shape for length in (n // side, side)])
-    inside = tuple(range(1, blocks.ndim, 2))
-    mean, deviation = blocks.mean(inside).ravel(), blocks.std(inside).ravel()
+    found = []
+    for block in blocks(0):
+        if block.min() < 0:
+            return None
+        found.append(_cubes(block, side))
+    mean, deviation, zeros = np.concatenate(found, axis=1)
     dark = np.argsort(mean)[: max(8, int(DARK * len(mean)))]
     level = float(np.median(mean[dark]))
     # Air of a magnitude image is never zero; a photo's shadows were cut there.
-    clipped = np.median((blocks == 0).mean(inside).ravel()[dark])
-    if level <= 0 or clipped > 0 or not 0.42 < np.median(deviation[dark]) / level < 0.62:
+    if level <= 0 or np.median(zeros[dark]) > 0 or not 0.42 < np.median(deviation[dark]) / level < 0.62:
         return None
     # The darkest blocks are darker than air is on average; those a little above them are air as well.
     return float(np.median(mean[mean < AIR_SPREAD * level])) / RAYLEIGH_MEAN
+
+
+def _cubes(block: NDArray, side: int) -> NDArray[np.float64]:
+    """Mean, deviation and share of zeros of cubes (squares) of so many voxels along each axis: (3, cubes)."""
+    cut = block[tuple(slice(n // side * side) for n in block.shape)].astype(np.float64)
+    cubes = cut.reshape([length for n in cut.shape for length in (n // side, side)])
+    inside = tuple(range(1, cubes.ndim, 2))
+    return np.stack([each.ravel() for each in (cubes.mean(inside), cubes.std(inside), (cubes == 0).mean(inside))])

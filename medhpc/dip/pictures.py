@@ -17,39 +17,49 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(
-    path: Path, runs: Sequence[RunRecord], noisy: NDArray[Any], clean: NDArray[Any], truth: NDArray[Any] | None
-) -> None:
-    """Write the picture of images (channels, z, y, x); the slices are those in the middle of the first channel.
+def draw(path: Path, runs: Sequence[RunRecord], shown: Mapping[str, Sequence[NDArray[Any]]], title: str) -> None:
+    """Write the picture: for each image by its name, slices (channels, rows, columns), three channels in colour.
 
     All are shown in the window of the truth, or else of the noisy image; NaN is shown as a hole.
     """
     from matplotlib.figure import Figure
 
-    shown = {"noisy": noisy, "denoised": clean} | ({} if truth is None else {"truth": truth})
-    if noisy.shape == clean.shape:
-        shown["taken away"] = noisy - clean
-    planes = [_middles(image[0]) for image in shown.values()]
-    rows = len(planes[0])
+    rows = len(shown["noisy"])
     figure = Figure(figsize=(3.2 * len(shown), 3.4 + 3.2 * rows), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3.4, 3.2 * rows))
     upper, lower = parts
     curves, quality = upper.subplots(1, 2)
     _draw_losses(curves, runs)
     _draw_quality(quality, runs)
-    panels = lower.subplots(rows, len(shown), squeeze=False)
-    low, high = np.nanpercentile((noisy if truth is None else truth)[0], (0.5, 99.5))
+    lower.suptitle(title)
+    _draw_slices(lower.subplots(rows, len(shown), squeeze=False), shown)
     if "taken away" in shown:
-        panels[0, -1].set_xlabel(f"deviation {np.nanstd(shown['taken away'][0]):.3g}")
-    for column, (title, middles) in enumerate(zip(shown, planes, strict=True)):
-        panels[0, column].set_title(title)
-        for axes, plane in zip(panels[:, column], middles, strict=True):
-            middle = (low + high) / 2 if title == "taken away" else 0.0
-            axes.imshow(plane, cmap="gray", vmin=low - middle, vmax=high - middle)
-            axes.set(xticks=[], yticks=[], facecolor="C0")  # of holes
+        values = np.concatenate([plane.ravel() for plane in shown["taken away"]])
+        lower.axes[len(shown) - 1].set_xlabel(f"deviation {np.nanstd(values):.3g}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_durably(path, content.getvalue())
+
+
+def _draw_slices(panels: NDArray[Any], shown: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+    """Planes (channels, rows, columns), a column of panels for each image."""
+    reference = np.concatenate([plane.ravel() for plane in shown.get("truth", shown["noisy"])])
+    low, high = np.nanpercentile(reference, (0.5, 99.5))
+    for column, (name, planes) in enumerate(shown.items()):
+        panels[0, column].set_title(name)
+        middle = (low + high) / 2 if name == "taken away" else 0.0
+        for axes, plane in zip(panels[:, column], planes, strict=True):
+            _draw_plane(axes, plane, low - middle, high - middle)
+
+
+def _draw_plane(axes: Axes, plane: NDArray[Any], low: float, high: float) -> None:
+    if len(plane) == 3:
+        opacity = np.isfinite(plane).all(0)
+        colours = ((np.nan_to_num(plane) - low) / (high - low or 1)).clip(0, 1)
+        axes.imshow(np.concatenate([colours, opacity[None]]).transpose(1, 2, 0))
+    else:
+        axes.imshow(plane[0], cmap="gray", vmin=low, vmax=high)
+    axes.set(xticks=[], yticks=[], facecolor="C0")  # of holes
 
 
 def _draw_losses(axes: Axes, runs: Sequence[RunRecord]) -> None:
@@ -82,10 +92,3 @@ def _draw_quality(axes: Axes, runs: Sequence[RunRecord]) -> None:
 def _curve(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     entries = [entry for entry in history if entry[name] is not None]
     return [entry["iteration"] for entry in entries], [entry[name] for entry in entries]
-
-
-def _middles(image: NDArray[Any]) -> list[NDArray[Any]]:
-    """The middle planes across z, y and x; of a single plane, itself."""
-    if len(image) == 1:
-        return [image[0]]
-    return [np.take(image, image.shape[axis] // 2, axis) for axis in range(3)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ MARGIN = 0.1
 """Beyond them on both sides, as a share: the sigmoid bends there."""
 
 
+Planes: TypeAlias = Callable[[range], NDArray[Any]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """From an image's numbers to 0...1 and back; Rician noise keeps the zero where it is."""
@@ -33,8 +36,11 @@ class Scale:
     span: float
 
     def forward(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """The image's numbers as the network's."""
-        return ((values.astype(np.float64) - self.low) / self.span).astype(np.float32)
+        """The image's numbers (channels, z, y, x) as the network's; in double precision, a plane at a time."""
+        scaled = np.empty(values.shape, np.float32)
+        for z in range(values.shape[1]):
+            scaled[:, z] = (values[:, z].astype(np.float64) - self.low) / self.span
+        return scaled
 
     def back(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """The network's numbers as the image's."""
@@ -112,21 +118,60 @@ def pose(
     if not np.isfinite(inside).all():
         raise NonFinite("NaN or infinity in the volume: mend it first, or give a mask that leaves these voxels out")
     scale = scale_of(inside, keeps_zero=noise.kind == "rician")
-    image = image if mask is None else np.where(mask, image, inside.mean())
+    share = share or Share.alone(space_of(image.shape))
+    axis = share.axis + 4 - len(space_of(image.shape))
 
-    known = np.ones((1, *image.shape[1:]), np.float32) if mask is None else mask[None].astype(np.float32)
-    whole = _tensor(scale.forward(image))
-    share = share or Share.alone(whole.shape[2:])
-    seen = share.as_seen(whole) if share.factor == 1 else share.of_image(whole)
-    seen = seen.to(device)
+    def of(whole: NDArray[Any]) -> Planes:
+        return lambda planes: whole.take(planes, axis)
+
+    return assemble(
+        share,
+        of(image if mask is None else np.where(mask, image, inside.mean())),
+        None if mask is None else of(mask[None]),
+        None if truth is None else of(truth),
+        noise=noise,
+        scale=scale,
+        data_range=1.0 if truth is None else (data_range or float(np.ptp(truth))),
+        device=device,
+    )
+
+
+def assemble(
+    share: Share,
+    image: Planes,
+    known: Planes | None,
+    truth: Planes | None,
+    *,
+    noise: Noise,
+    scale: Scale,
+    data_range: float,
+    device: torch.device,
+) -> Problem:
+    """Make tensors of the planes that this rank has, across the axis of its share.
+
+    Parameters
+    ----------
+    image, known, truth : callable
+        Give planes as (channels, z, y, x); `known` those of a mask, None where all voxels count.
+    noise, scale, data_range
+        Of the whole image, in its numbers.
+    """
+    numbers = (share.seen_planes if share.factor == 1 else share.image_planes).numbers
+    planes = range(min(numbers), max(numbers) + 1)
+    values = _tensor(scale.forward(image(planes)))
+    seen = values.index_select(share.axis + 2, torch.tensor([n - planes.start for n in numbers])).to(device)
+    here = share.own_of(seen) if share.factor == 1 else seen
+    own = range(share.image_planes.numbers[0], share.image_planes.numbers[-1] + 1)
+    counted = torch.ones_like(here[:, :1]) if known is None else _tensor(known(own).astype(np.float32)).to(device)
+    fine = share.own.of(share.ranks.rank)
     return Problem(
         share=share,
-        image=share.own_of(seen) if share.factor == 1 else seen,
+        image=here,
         seen=seen,
-        known=share.of_image(_tensor(known)).to(device),
-        truth=None if truth is None else share.of_result(_tensor(scale.forward(truth))).to(device),
+        known=counted,
+        truth=None if truth is None else _tensor(scale.forward(truth(fine))).to(device),
         noise=Noise(kind=noise.kind, sigma=noise.sigma / scale.span),
-        data_range=1.0 if truth is None else (data_range or float(np.ptp(truth))) / scale.span,
+        data_range=1.0 if truth is None else data_range / scale.span,
         scale=scale,
     )
 
@@ -144,6 +189,17 @@ def _tensor(values: NDArray[Any]) -> Tensor:
 def scale_of(values: NDArray[Any], *, keeps_zero: bool) -> Scale:
     """Find where an image's numbers lie."""
     low, high = (float(q) for q in np.percentile(values, RANGE))
+    return scale_between(low, high, keeps_zero=keeps_zero)
+
+
+def scale_between(low: float, high: float, *, keeps_zero: bool) -> Scale:
+    """The scale of an image whose numbers lie between two, but for a few.
+
+    Raises
+    ------
+    BadOption
+        They are one.
+    """
     low = 0.0 if keeps_zero else low
     if not high > low:
         raise BadOption(f"an image of one value ({low:g}): there is nothing to denoise")

@@ -52,6 +52,7 @@ class RunRecord:
 
     `chosen` is the iteration whose average is the result; `residual_correlation` that of neighbours in what was taken
     away, near 0 for white noise; `measured` the noise level that the image has, whatever `sigma` was given.
+    `noise_is_seen` is False where Rician noise was asked for, and there is no air by which it is told.
     """
 
     part: int
@@ -64,6 +65,7 @@ class RunRecord:
     noise: str
     sigma: float
     measured: float
+    noise_is_seen: bool
     residual_correlation: float
     history: Sequence[Mapping[str, Any]]
 
@@ -88,7 +90,8 @@ class DipResult:
     psnr, psnr_noisy, ssim
         Against the truth, where there is one.
     compared : sequence of dict
-        Filters beside it: method, seconds, psnr, ssim, setting.
+        This and filters beside it, if that was asked for: method, setting, seconds, psnr, ssim, taken_away (its
+        deviation), residual_correlation.
     notes : sequence of str
         What the user should know.
     """

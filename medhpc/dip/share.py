@@ -12,7 +12,7 @@ One rank alone sees the image as it is; its network fills it up by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +20,17 @@ from torch import Tensor
 
 from medhpc.dip.draws import Planes
 from medhpc.nets.division import slab_stride, thinnest_slab
+from medhpc.nets.files import Streamed
 from medhpc.nets.resample import lanczos2_reach
 from medhpc.nets.skip import Skip
 from medhpc.nets.slabs import lanczos2_of_slab
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.ranks.halo import Cut
 from medhpc.ranks.slabs import Slabs, divide
-from medhpc.ranks.whole import collect
+from medhpc.ranks.whole import collect, collect_rows
+
+PIECE = 2**22
+"""Voxels that are gathered at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,23 @@ class Share:
         sum_and_count = torch.stack([values.sum(), values.new_tensor(values.numel())])
         total, count = self.ranks.total(sum_and_count).tolist()
         return float(total / count)
+
+    def pieces(self, result: Tensor) -> Iterator[Tensor | None]:
+        """All of something at the resolution of the result, piece by piece as it lies in memory, for the first rank.
+
+        All ranks must ask for all pieces; those of the others are None.
+        """
+        length = self.length if self.axis == 0 else result.shape[2]
+        step = max(1, PIECE // max(1, result[0, 0, 0].numel() * self.ranks.size))
+        for channel in result.split(1, dim=1):
+            for first in range(0, length, step):
+                yield collect_rows(channel, self.own, self.cut, range(first, min(first + step, length)))
+
+    def streamed(self, result: Tensor) -> Streamed:
+        """All of it, for a file that the first rank writes."""
+        shape = [self.length if n == self.axis + 2 else length for n, length in enumerate(result.shape)]
+        pieces = (piece for piece in self.pieces(result) if piece is not None)
+        return Streamed(shape=shape, dtype=result.dtype, pieces=pieces)
 
     def whole(self, result: Tensor) -> Tensor | None:
         """All planes of something at the resolution of the result, on the CPU of the first rank."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from medhpc.dip.share import Share
-from medhpc.nets.files import read_tensors, write_tensors
+from medhpc.nets.files import Streamed, read_tensors, write_tensors
 from medhpc.nets.skip import Skip
+from medhpc.ranks.group import Ranks
 
 SMOOTHING = 0.99
 """Of the output's running average, which is the result: 1 dB better than the last iterate."""
@@ -117,30 +118,43 @@ class State:
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write everything into one safetensors file, aside first and then renamed: the first rank does, images whole.
 
-        So it can be read by any number of ranks.
+        So it can be read by any number of ranks; no more than a piece of an image is in memory for it.
         """
         ours = {name: image for name in IMAGES if (image := getattr(self, name)) is not None}
-        images = {f"image.{name}": self.share.whole(image) for name, image in ours.items()}
-        with self.share.ranks.agreed():
-            if not self.share.ranks.is_first:
-                return
-            tensors = self._learnt() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
-            tensors |= {name: image for name, image in images.items() if image is not None}
-            numbers = {name: getattr(self, name) for name in NUMBERS}
-            write_tensors(path, tensors, {"identity": dict(identity), "scaler": self.scaler.state_dict(), **numbers})
+        streamed = {f"image.{name}": self.share.streamed(image) for name, image in ours.items()}
+        tensors = self._learnt() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        about = {"identity": dict(identity), "scaler": self.scaler.state_dict(), **numbers}
+        write_together(path, tensors, about, streamed, self.share.ranks)
 
     def restore(self, path: Path) -> None:
         """Bring a fresh state to where the file was written."""
+        axis, planes = self.share.axis, self.share.own.of(self.share.ranks.rank)
+        ours = (*[slice(None)] * (axis + 2), slice(planes.start, planes.stop))
         with self.share.ranks.agreed():
-            tensors, about = read_tensors(path)
+            tensors, about = read_tensors(path, {f"image.{name}": ours for name in IMAGES})
         device = next(self.network.parameters()).device
         self._learn(_part(tensors, "network.", keep=True) | _part(tensors, "adam.", keep=True))
         self.kept = {name: tensor.to(device) for name, tensor in _part(tensors, "kept.").items()}
         for name, image in _part(tensors, "image.").items():
-            setattr(self, name, self.share.of_result(image).to(device))
+            setattr(self, name, image.to(device))
         self.scaler.load_state_dict(about["scaler"])
         for name in NUMBERS:
             setattr(self, name, copy.deepcopy(about[name]))
+
+
+def write_together(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], streamed: Mapping[str, Streamed], ranks: Ranks
+) -> None:
+    """Let the first rank write what all ranks have parts of; where it cannot, the others still give theirs."""
+    with ranks.agreed():
+        try:
+            if ranks.is_first:
+                write_tensors(path, tensors, about, streamed)
+        finally:
+            for each in streamed.values():
+                for _ in each.pieces:
+                    pass
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str, *, keep: bool = False) -> dict[str, Tensor]:

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medhpc.dip.descent import Place, descend, result_of
-from medhpc.dip.files import Image
-from medhpc.dip.measures import agreement
+from medhpc.dip.facts import NOTHING, Facts, find_facts, is_stabilised
+from medhpc.dip.image import Image, Part, Truth, check_mask
+from medhpc.dip.measures import correlation_of_slabs
 from medhpc.dip.memory import too_large
-from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
 from medhpc.dip.plan import need
-from medhpc.dip.problem import Problem, pose, space_of
+from medhpc.dip.problem import Problem, assemble
 from medhpc.dip.results import RunRecord, Standing
 from medhpc.dip.share import Share
 from medhpc.dip.stabilise import from_stable, to_stable
-from medhpc.dip.state import State
+from medhpc.dip.state import State, write_together
 from medhpc.errors import BadOption, NotEnoughMemory
-from medhpc.nets.files import read_about, read_tensors, write_tensors
+from medhpc.nets.files import Streamed, read_about, read_part
+from medhpc.nets.skip import Skip
 from medhpc.ranks.group import Ranks
 
+OUTPUT = "output"
+"""What the result is called in its file."""
 Array = NDArray[np.float32]
-Made: TypeAlias = tuple[Array, RunRecord, int]
-"""Output (channels, z, y, x) of one descent, what is said of it, and the network's number of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """Results (runs, channels, z, y, x) in the volume's numbers, what is said of each part, the network's size."""
+    """Files with the results of each run, one for each part, what is said of these, the network's size."""
 
-    outputs: Array
+    runs: Sequence[Sequence[Path]]
     records: list[RunRecord]
     parameters: int
+
+    def planes(self, z0: int, z1: int) -> Array:
+        """(runs, channels, z, y, x) of some planes, in the volume's numbers."""
+        part = (slice(None), slice(z0, z1))
+        return np.stack([np.concatenate([read_part(path, OUTPUT, part).numpy() for path in run]) for run in self.runs])
 
 
 class Work:
@@ -51,8 +57,8 @@ class Work:
         *,
         image: Image,
         options: Options,
-        mask: NDArray[Any] | None,
-        truth: Array | None,
+        mask: str | Path | None,
+        truth: Truth | None,
         data_range: float | None,
         device: torch.device,
         precision: str,
@@ -66,29 +72,39 @@ class Work:
         self.data_range, self.device, self.precision = data_range, device, precision
         self.checkpointed, self.folder, self.ranks, self.progress = checkpointed, folder, ranks, progress
         self.way_up = way_up
+        self.identity: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """Look through the volume for what is wrong with it; the first rank does."""
+        if self.mask is not None:
+            check_mask(self.mask, self.image.shape)
+        digest = None
+        for channels in self.image.parts():
+            with self.image.part(channels, self.mask) as part:
+                part.check()
+                digest = part.digest()
         self.identity = {
-            "options": options.as_json(),
-            "volume": image.fingerprint,
-            "precision": precision,
-            "device": device.type,
-            "mask": None if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
+            "options": self.options.as_json(),
+            "volume": self.image.fingerprint,
+            "precision": self.precision,
+            "device": self.device.type,
+            "mask": digest,
         }
 
     def all_runs(self) -> Done | None:
         """All that the first rank has in the end; None on the others."""
-        parts = list(self.image.parts())
-        results, records, parameters = [], [], 0
+        parts = self.image.parts()
+        runs = []
         for run in range(self.options.runs):
-            made = [self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)]
-            ours = [one for one in made if one is not None]
-            if ours:
-                results.append(np.concatenate([output for output, _, _ in ours]))
-                records += [record for _, record, _ in ours]
-                parameters = ours[-1][2]
-        return Done(outputs=np.stack(results), records=records, parameters=parameters) if results else None
+            runs.append([self._one(number, channels, run, len(parts)) for number, channels in enumerate(parts)])
+        if not self.ranks.is_first:
+            return None
+        abouts = [read_about(path) for run in runs for path in run]
+        records = [RunRecord(**about["record"]) for about in abouts]
+        return Done(runs=runs, records=records, parameters=abouts[-1]["parameters"])
 
-    def _one(self, number: int, channels: slice, run: int, parts: int) -> Made | None:
-        """One descent, or what an earlier attempt made of it; None on all ranks but the first."""
+    def _one(self, number: int, channels: slice, run: int, parts: int) -> Path:
+        """The file of one descent, made now or by an earlier attempt."""
         name = f"part{number}-run{run}"
         done = self.folder / f"{name}.safetensors"
         place = Place(path=self.folder / f"{name}.now.safetensors", identity=self.identity)
@@ -97,30 +113,21 @@ class Work:
                 for path in (done, place.path):
                     if path.exists():
                         self._check(path, read_about(path))
-        if self.ranks.from_first(int(done.exists())):
-            return self._read(done) if self.ranks.is_first else None
-        found = self._descend(number, channels, run, parts, place)
-        with self.ranks.agreed():
-            if found is None:
-                return None
-            output, record, parameters = found
-            about = {"identity": self.identity, "record": asdict(record), "parameters": parameters}
-            write_tensors(done, {"output": torch.from_numpy(output)}, about)
-            place.path.unlink(missing_ok=True)
-        return found
+        if not self.ranks.from_first(int(done.exists())):
+            self._descend(number, channels, run, parts, place, done)
+            if self.ranks.is_first:
+                place.path.unlink(missing_ok=True)
+        return done
 
-    def _read(self, done: Path) -> Made:
-        tensors, about = read_tensors(done)
-        return tensors["output"].numpy(), RunRecord(**about["record"]), about["parameters"]
-
-    def _descend(self, number: int, channels: slice, run: int, parts: int, place: Place) -> Made | None:
-        """None on all ranks but the first."""
-        options, voxels = self.options, self.image.voxels[channels]
-        with self.ranks.agreed():
-            noise = self._noise(voxels)
-            problem = self._problem(channels, noise)
+    def _descend(self, number: int, channels: slice, run: int, parts: int, place: Place, done: Path) -> None:
+        """Make the file."""
+        options = self.options
+        with self.image.part(channels, self.mask) as part:
+            facts = self._facts(part, channels)
+            with self.ranks.agreed():
+                problem = self._problem(part, channels, facts)
         resumed_at = read_about(place.path)["iteration"] if place.path.exists() and self.ranks.is_first else 0
-        seed, part = options.seed + run, number + run * parts
+        seed, of_all = options.seed + run, number + run * parts
         try:
             state = descend(
                 problem,
@@ -130,17 +137,13 @@ class Work:
                 checkpointed=self.checkpointed,
                 way_up=self.way_up,
                 place=place,
-                progress=self._teller(part + 1, parts * options.runs),
+                progress=self._teller(of_all + 1, parts * options.runs),
             )
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
             raise self._too_large() from None
-        whole = problem.share.whole(result_of(state))
-        if whole is None:
-            return None
-        found = whole[0].float().numpy()  # (channels, space)
-        output = problem.scale.back(found if found.ndim == 4 else found[:, None])
+        result = result_of(state)
         record = RunRecord(
             part=number,
             seed=seed,
@@ -149,56 +152,82 @@ class Work:
             seconds=round(state.seconds, 2),
             resumed_at=resumed_at,
             restores=state.restores,
-            noise=noise.kind,
-            sigma=noise.sigma,
-            measured=self._noise(voxels, given=False).sigma if options.sigma else noise.sigma,
-            residual_correlation=self._correlation(voxels, output),
+            noise=facts.noise.kind,
+            sigma=facts.noise.sigma,
+            measured=facts.measured,
+            noise_is_seen=facts.noise.is_seen,
+            residual_correlation=self._correlation(problem, result),
             history=state.history,
         )
-        stable = self._is_stabilised(noise)
-        return from_stable(output, noise.sigma) if stable else output, record, state.network.n_parameters
+        about = {"identity": self.identity, "record": asdict(record), "parameters": state.network.n_parameters}
+        whole = self._in_numbers_of_the_volume(problem.share.streamed(result), problem, facts)
+        write_together(done, {}, about, {OUTPUT: whole}, self.ranks)
 
-    def _problem(self, channels: slice, noise: Noise) -> Problem:
+    def _facts(self, part: Part, channels: slice) -> Facts:
+        """What the first rank finds, on all."""
+        facts = NOTHING
+        with self.ranks.agreed():
+            if self.ranks.is_first:
+                facts = find_facts(part, self.options)
+                if self.truth is not None:
+                    range_of_truth = self.truth.range_of(channels)
+                    facts = replace(facts, data_range=self.data_range or range_of_truth)
+        return Facts.of_numbers(self.ranks.numbers_of_first(facts.as_numbers()))
+
+    def _problem(self, part: Part, channels: slice, facts: Facts) -> Problem:
         """What this rank has of one part."""
-        voxels, factor = self.image.voxels[channels], self.options.factor
-        space = space_of(voxels.shape)
-        with torch.device("meta"):
-            network = self.options.network(len(space), len(voxels))
-        return pose(
-            to_stable(voxels, noise.sigma) if self._is_stabilised(noise) else voxels,
-            noise,
-            self.device,
-            mask=self.mask,
-            truth=None if self.truth is None else self.truth[channels],
-            data_range=self.data_range,
-            share=Share.of(self.ranks, space, factor, network),
+        network, truth = self._network(part), self.truth
+        share = Share.of(self.ranks, part.space, self.options.factor, network)
+        axis_of_file = share.axis + 3 - len(part.space)
+
+        def image(planes: range) -> NDArray[Any]:
+            values = part.read(share.axis, planes)
+            values = to_stable(values, facts.noise.sigma) if is_stabilised(facts.noise, self.options) else values
+            return values if self.mask is None else np.nan_to_num(values, nan=facts.fill)
+
+        def known(planes: range) -> NDArray[Any]:
+            found = part.known(share.axis, planes)
+            assert found is not None
+            return found[None]
+
+        return assemble(
+            share,
+            image,
+            None if self.mask is None else known,
+            None if truth is None else lambda planes: truth.read(channels, axis_of_file, planes),
+            noise=facts.noise,
+            scale=facts.scale,
+            data_range=facts.data_range,
+            device=self.device,
         )
 
-    def _is_stabilised(self, noise: Noise) -> bool:
-        """The noise of r2r is normal: where it is Rician, the image is transformed for it."""
-        return self.options.method == "r2r" and noise.kind == "rician"
+    def _network(self, part: Part) -> Skip:
+        with torch.device("meta"):
+            return self.options.network(len(part.space), part.channels)
+
+    def _in_numbers_of_the_volume(self, result: Streamed, problem: Problem, facts: Facts) -> Streamed:
+        """(channels, z, y, x) in float32."""
+        _, channels, *space = result.shape
+
+        def back(piece: Tensor) -> Tensor:
+            values = problem.scale.back(piece.float().numpy())
+            stable = is_stabilised(facts.noise, self.options)
+            return torch.from_numpy(from_stable(values, facts.noise.sigma) if stable else values)
+
+        shape = (channels, *[1] * (3 - len(space)), *space)
+        return Streamed(shape=shape, dtype=torch.float32, pieces=(back(piece) for piece in result.pieces))
+
+    def _correlation(self, problem: Problem, result: Tensor) -> float:
+        """Of neighbours in what was taken away."""
+        if self.options.factor > 1 or self.mask is not None:
+            return 0.0
+        return correlation_of_slabs(problem.image - result.float(), problem.share.cut)
 
     def _too_large(self) -> NotEnoughMemory:
         """What it takes, and what would take less."""
         shape = self.image.problem_shape
         wanted = need(shape, self.options, self.precision, self.checkpointed, self.ranks.size).peak
         return too_large(shape, self.options, wanted, self.ranks.size)
-
-    def _noise(self, voxels: Array, *, given: bool = True) -> Noise:
-        """Each channel is measured, the middle one is taken; several in a plane are colours, and no magnitudes.
-
-        A level that the options tell goes before what is measured if `given`.
-        """
-        options = self.options
-        colours = len(voxels) > 1 and voxels.shape[1] == 1
-        kind = "gaussian" if colours and options.noise == "auto" else options.noise
-        found = [estimate_noise(v[0] if len(v) == 1 else v, kind, options.sigma if given else None) for v in voxels]
-        return sorted(found, key=lambda noise: noise.sigma)[len(found) // 2]
-
-    def _correlation(self, voxels: Array, output: Array) -> float:
-        if self.options.factor > 1 or self.mask is not None:
-            return 0.0
-        return max(neighbour_correlation(one - other) for one, other in zip(voxels, output, strict=True))
 
     def _teller(self, part: int, parts: int) -> Callable[[int, int, State], None] | None:
         if self.progress is None or not self.ranks.is_first:
@@ -235,23 +264,3 @@ class Work:
             f"{path.parent} was left by a denoising that differs in {', '.join(changed) or 'its version'}: repeat that "
             "one's options to go on with it, or say --no-resume to begin anew"
         )
-
-    def shown(self) -> Array:
-        """The noisy image, with holes where it is not known."""
-        return self.image.voxels if self.mask is None else np.where(self.mask, self.image.voxels, np.nan)
-
-    def measures(self, mean: Array) -> dict[str, float | None]:
-        """PSNR and SSIM against the truth."""
-        if self.truth is None:
-            return {"psnr": None, "psnr_noisy": None, "ssim": None}
-        psnr, ssim = agreement(mean, self.truth, self.data_range)
-        same = self.options.factor == 1
-        noisy = agreement(self.image.voxels, self.truth, self.data_range)[0] if same else None
-        return {"psnr": psnr, "psnr_noisy": noisy, "ssim": ssim}
-
-    def compare(self) -> list[dict[str, Any]]:
-        """Filters that need no network, on the same volume."""
-        from medhpc.dip.compare import compare
-
-        noise = self._noise(self.image.voxels)
-        return compare(self.image.voxels, noise.sigma, self.truth, self.data_range)

@@ -13,10 +13,11 @@ from medhpc.engine.openvino import OpenVinoEngine, why_not_openvino
 from medhpc.engine.pytorch import TorchEngine
 from medhpc.engine.reference import ReferenceEngine
 from medhpc.engine.threads import usable_threads
+from medhpc.engine.triton import PRECISIONS, TritonEngine, interpreted, why_not_triton
 from medhpc.errors import BadOption, NoDevice, NoEngine
 from medhpc.nets import MSD
 
-NAMES = ("native", "torch", "openvino", "reference")
+NAMES = ("native", "torch", "openvino", "triton", "triton-f32", "reference")
 """The engines; where several can be had on a CPU, the fastest is likely to be an early one."""
 TRIED = ("native", "torch", "openvino")
 """Among which ``auto`` chooses."""
@@ -31,9 +32,10 @@ def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", 
     ----------
     network : torch.nn.Module
         From :func:`medhpc.nets.load`, or any with the same attributes.
-    name : {"auto", "native", "torch", "openvino", "reference"}
+    name : {"auto", "native", "torch", "openvino", "triton", "triton-f32", "reference"}
         ``native``: MS-D networks on CPUs, by medhpc's own kernel; ``torch``: any network, on a CPU or GPU;
-        ``openvino``: MS-D networks on CPUs by OpenVINO, where it is installed; ``reference``: MS-D networks as their
+        ``openvino``: MS-D networks on CPUs by OpenVINO, where it is installed; ``triton``, ``triton-f32``: MS-D
+        networks on GPUs by medhpc's own kernels, in float16 or float32; ``reference``: MS-D networks as their
         definition reads, in float64. ``auto``: what ``$MEDHPC_ENGINE`` names, where that can be, else ``torch``;
         without it, ``torch`` on a GPU and the fastest on CPUs (see :mod:`medhpc.engine.fastest`).
     device : str
@@ -54,17 +56,29 @@ def load(network: torch.nn.Module, *, name: str = "auto", device: str = "auto", 
     name = _automatic(network, device, threads) if name == "auto" else name
     if name == "torch":
         return TorchEngine(network, _device(device))
+    if name in PRECISIONS:
+        return _on_gpu(name, network, device)
     _check(name, network, device)
     return _on_cpu(name, network, threads)
 
 
 def why_not(name: str, network: torch.nn.Module) -> str:
     """Why an engine cannot evaluate this network on this machine's processor; "" where it can."""
+    if name in PRECISIONS:
+        return why_not_triton(network, torch.device("cpu"))
     if name == "native":
         return why_not_native(network)
     if name == "openvino":
         return why_not_openvino(network)
     return "it evaluates MS-D networks only" if name == "reference" and not isinstance(network, MSD) else ""
+
+
+def _on_gpu(name: str, network: torch.nn.Module, device: str) -> Engine:
+    where = torch.device("cpu") if interpreted() and device == "auto" else _device(device)
+    reason = why_not_triton(network, where if torch.cuda.is_available() else None)
+    if reason:
+        raise NoEngine(f"engine '{name}' cannot be used here: {reason}; plan with --engine torch")
+    return TritonEngine(network, where, name)
 
 
 def _on_cpu(name: str, network: torch.nn.Module, threads: int) -> Engine:
@@ -80,6 +94,8 @@ def _automatic(network: torch.nn.Module, device: str, threads: int) -> str:
     wanted = os.environ.get(VARIABLE) or "auto"
     if wanted not in ("auto", *NAMES):
         raise BadOption(f"{VARIABLE} is '{wanted}', not one of auto, {', '.join(NAMES)}")
+    if wanted in PRECISIONS:
+        return "torch" if why_not_triton(network, _device(device)) else wanted
     if wanted != "auto":
         return wanted if device in ("auto", "cpu") and not why_not(wanted, network) else "torch"
     if _device(device).type != "cpu" or not isinstance(network, MSD):

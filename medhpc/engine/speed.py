@@ -15,6 +15,7 @@ import torch
 from medhpc.engine.base import Engine
 from medhpc.engine.choice import NAMES, TRIED, load, why_not
 from medhpc.engine.threads import usable_threads
+from medhpc.engine.triton import PRECISIONS, why_not_triton
 from medhpc.geometry import Index
 from medhpc.kernel import load_library, usable_variants
 from medhpc.nets import MSD
@@ -59,7 +60,9 @@ def measure_engines(
         One for each engine that medhpc has; those not in `names` say so.
     """
     peak = measured_peak() if usable_variants() else None
-    return [_measured(name, network, shape, threads, peak) if name in names else _left_out(name) for name in NAMES]
+    return [
+        _measured(name, network, shape, threads, peak) if name in names else _left_out(name, network) for name in NAMES
+    ]
 
 
 def measured_peak(variant: str | None = None) -> float:
@@ -108,8 +111,10 @@ def _measured(name: str, network: MSD, shape: Index, threads: int | None, peak: 
     )
 
 
-def _left_out(name: str) -> Speed:
+def _left_out(name: str, network: MSD) -> Speed:
     reason = "not measured: slow, and the truth for the others"
+    if name in PRECISIONS:
+        reason = why_not_triton(network) or "not measured: this is about processors"
     return Speed(engine=name, device="cpu", threads=0, variant="", why_not=reason)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 
 from medhpc.errors import BadOption, DiskFull
@@ -14,6 +13,7 @@ from medhpc.jobs.site import STEPS, Site
 from medhpc.jobs.slurm import Limits, Partition, associations, limits, my_jobs, partitions
 from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
+from medhpc.run.durable import check_room
 from medhpc.run.tally import Tally
 
 ENOUGH = 3  # tiles in the ledger, from which their cost is taken instead of the plan's
@@ -53,12 +53,8 @@ def room(runs: Sequence[Run], missing: Sequence[int]) -> tuple[int, int]:
     for plan, tiles in zip([run.plan for run in runs], missing, strict=True):
         needed += int(plan.stored_bytes * tiles / len(plan.grid))
         files += tiles * math.prod(-(-t // s) for t, s in zip(plan.tile, plan.stored.shard, strict=True))
-    free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder).f_favail
-    if free < needed:
-        raise DiskFull(
-            f"{folder}: {free / 1e9:.1f} GB are free, the missing tiles take up to {needed / 1e9:.1f} GB; "
-            "make room, or plan the run elsewhere"
-        )
+    free = check_room(folder, needed, "the missing tiles", "plan the run elsewhere")
+    inodes = os.statvfs(folder).f_favail
     if 0 < inodes < files:
         raise DiskFull(f"{folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
     return needed, free

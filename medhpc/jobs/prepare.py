@@ -35,7 +35,7 @@ from medhpc.jobs.wishes import Wishes
 from medhpc.run import Run
 from medhpc.run.advice import advice
 from medhpc.run.missing import broken_hosts
-from medhpc.run.plan import BASE, Plan
+from medhpc.run.plan import BASE, GPU_ENGINES, Plan
 from medhpc.run.tally import Tally
 
 HEADROOM = 1.15  # of memory: what the measure did not see
@@ -371,12 +371,12 @@ def _machine(resources: Resources) -> tuple[str, ...]:
 
 def _engine_option(engine: str, gpus: int) -> tuple[str, ...]:
     """The engine that volumes are planned for: tasks with GPUs need one that computes on them."""
-    if gpus and engine not in ("auto", "torch"):
+    if gpus and engine not in ("auto", *GPU_ENGINES):
         raise BadOption(
             f"engine '{engine}' computes on CPUs, but {gpus} GPU(s) a task would be asked for; "
             "use --engine torch, or leave the GPUs out"
         )
-    if gpus:
+    if gpus and engine == "auto":
         return ("--engine", "torch")
     return () if engine == "auto" else ("--engine", engine)
 

@@ -126,21 +126,27 @@ def values_of(step: Step, site: Site, medhpc: Sequence[str]) -> list[str]:
     medhpc : sequence of str
         The command that starts medhpc on a node.
     """
+    lines = [*environment_of(site, medhpc), array("RUNS", (target.run for target in step.targets))]
+    if step.kind == "plan":
+        lines.append(array("VOLUMES", (target.volume for target in step.targets)))
+    elif step.kind == "stitch":
+        lines.append(array("OUTS", (target.out for target in step.targets)))
+        lines.append(array("TABLES", (target.objects for target in step.targets)))
+    else:
+        lines += [f"MISSING={shlex.quote(step.missing)}", f"OFFSET={step.offset}", f"TASKS={step.of}"]
+    return [*lines, array("OPTIONS", step.options)]
+
+
+def environment_of(site: Site, medhpc: Sequence[str]) -> list[str]:
+    """Lines of bash: what the site loads and sets, and the command that starts medhpc."""
     lines = [f"module load {shlex.quote(module)}" for module in site.modules]
     if site.scratch:
         lines.append(f"export TMPDIR={shlex.quote(site.scratch)}")
-    lines += [_array("MEDHPC", medhpc), _array("RUNS", (target.run for target in step.targets))]
-    if step.kind == "plan":
-        lines.append(_array("VOLUMES", (target.volume for target in step.targets)))
-    elif step.kind == "stitch":
-        lines.append(_array("OUTS", (target.out for target in step.targets)))
-        lines.append(_array("TABLES", (target.objects for target in step.targets)))
-    else:
-        lines += [f"MISSING={shlex.quote(step.missing)}", f"OFFSET={step.offset}", f"TASKS={step.of}"]
-    return [*lines, _array("OPTIONS", step.options)]
+    return [*lines, array("MEDHPC", medhpc)]
 
 
-def _array(name: str, words: Iterable[str]) -> str:
+def array(name: str, words: Iterable[str]) -> str:
+    """A line of bash that sets an array."""
     return f"{name}=({' '.join(map(shlex.quote, words))})"
 
 

@@ -1,7 +1,8 @@
 """Settings of a site: what every job here asks for and how medhpc starts on a node, from ``site.toml``.
 
-The tables ``[plan]``, ``[infer]``, ``[stitch]`` and ``[dip]`` hold what one step asks for instead. The command line
-overrides sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file: both for all.
+The tables ``[plan]``, ``[infer]``, ``[stitch]``, ``[dip]`` and ``[train]`` hold what one step asks for instead. The
+command line overrides sbatch's own variables (``SBATCH_ACCOUNT`` ...), as for sbatch, and these override the file: both
+for all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ STEPS = {  # of a chain
     "infer": "computes tiles, and repairs",
     "stitch": "puts results together",
 }
-TABLES = {**STEPS, "dip": "denoises"}  # which have settings of their own
+TABLES = {**STEPS, "dip": "denoises", "train": "trains"}  # which have settings of their own
 SBATCH_VARIABLES = {
     "partition": "SBATCH_PARTITION",
     "account": "SBATCH_ACCOUNT",

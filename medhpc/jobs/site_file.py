@@ -174,6 +174,7 @@ ABOUT = {
     "infer": "What computing tiles asks for instead, as where GPUs have a partition of their own.",
     "stitch": "What the stitch asks for instead.",
     "dip": "What denoising asks for instead.",
+    "train": "What training asks for instead.",
 }
 
 EXAMPLES: dict[str, Value] = {
@@ -202,4 +203,5 @@ EXAMPLES: dict[str, Value] = {
     "infer": {"partition": "gpu", "gres": "gpu:1"},
     "stitch": {"partition": "cpu", "memory": "64G"},
     "dip": {"partition": "gpu", "gres": "gpu:4"},
+    "train": {"partition": "cpu", "memory": "16G"},
 }

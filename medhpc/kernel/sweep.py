@@ -100,6 +100,8 @@ class KernelSweep:
 
     def begin(self, planes: Array | None) -> None:
         """Take the planes of a step, as :meth:`advance` does it; their y with ghost rows."""
+        start, stop = self.planes(-1)
+        assert stop - start == (0 if planes is None else planes.shape[1]), "not the planes of this step"
         if planes is not None:
             check(self._library.msd_sweep_load(self._handle, *described(planes)[:2]))
         first, end = self.planes(self.layers - 1)

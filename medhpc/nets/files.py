@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
 from medhpc.errors import BadNetwork, DiskFull, NoPermission
@@ -40,44 +43,87 @@ def save_network(network: Savable, path: str | Path) -> None:
     write_tensors(path, network.state_dict(), about)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """A tensor of this shape and dtype (float32 or float64) that comes piece by piece, as it lies in memory."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    pieces: Iterable[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], streamed: Mapping[str, Streamed] | None = None
+) -> None:
     """Write named tensors and JSON metadata into one safetensors file, aside first and then renamed."""
     from safetensors.torch import save
 
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(here, metadata={"medhpc": json.dumps(about)})
     with written_aside(path) as file:
+        if streamed:
+            content = _write_streamed(file, content, streamed)
         file.write(content)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote.
+def _write_streamed(file: IO[bytes], content: bytes, streamed: Mapping[str, Streamed]) -> bytes:
+    """Write a header of these tensors and those of a file's content, then these; the data of the others is left.
+
+    (A safetensors file is the length of a JSON header, that header, and the data in its order, without holes.)
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, shift = json.loads(content[8:end]), sum(one.nbytes for one in streamed.values())
+    for name, entry in header.items():
+        if name != "__metadata__":
+            entry["data_offsets"] = [offset + shift for offset in entry["data_offsets"]]
+    start = 0
+    for name, one in streamed.items():
+        kind = {torch.float32: "F32", torch.float64: "F64"}[one.dtype]
+        header[name] = {"dtype": kind, "shape": list(one.shape), "data_offsets": [start, start + one.nbytes]}
+        start += one.nbytes
+    words = json.dumps(header).encode()
+    words += b" " * (-len(words) % 8)  # data is aligned
+    file.write(len(words).to_bytes(8, "little") + words)
+    for one in streamed.values():
+        for piece in one.pieces:
+            file.write(piece.detach().cpu().contiguous().numpy().tobytes())
+    return content[end:]
+
+
+Index: TypeAlias = tuple[slice, ...]
+
+
+def read_tensors(path: Path, parts: Mapping[str, Index] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote; of the tensors that `parts` names, these parts.
 
     Raises
     ------
     BadNetwork
         Missing, a pickle, truncated, or without medhpc's metadata.
     """
-    return _read(path, tensors=True)
+    found: dict[str, Tensor] = {}
+    with _opened(path) as (file, about):
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            part = (parts or {}).get(name)
+            found[name] = file.get_tensor(name) if part is None else file.get_slice(name)[part]
+        return found, about
 
 
-def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+def read_part(path: Path, name: str, part: Index) -> Tensor:
+    """Read a part of one tensor.
 
-    refuse_pickle(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("medhpc", "null"))
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
-    except PermissionError:
-        raise NoPermission(f"{path}: no permission to read it") from None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise BadNetwork(
-            f"{path}: not a safetensors file, or a damaged one ({_one_line(error)}); save or copy it again"
-        ) from None
-    if not isinstance(about, dict):
-        raise BadNetwork(f"{path}: a safetensors file without medhpc's description; expected one that medhpc saved")
-    return found, about
+    Raises
+    ------
+    BadNetwork
+        As :func:`read_tensors`.
+    """
+    with _opened(path) as (file, _):
+        return file.get_slice(name)[part]
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -88,7 +134,29 @@ def read_about(path: Path) -> dict[str, Any]:
     BadNetwork
         As :func:`read_tensors`.
     """
-    return _read(path, tensors=False)[1]
+    with _opened(path) as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    from safetensors import SafetensorError, safe_open
+
+    refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("medhpc", "null"))
+            if not isinstance(about, dict):
+                raise BadNetwork(
+                    f"{path}: a safetensors file without medhpc's description; expected one that medhpc saved"
+                )
+            yield file, about
+    except PermissionError:
+        raise NoPermission(f"{path}: no permission to read it") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise BadNetwork(
+            f"{path}: not a safetensors file, or a damaged one ({_one_line(error)}); save or copy it again"
+        ) from None
 
 
 def refuse_pickle(path: Path) -> None:

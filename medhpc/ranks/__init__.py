@@ -6,6 +6,7 @@ group           the ranks: sums, exchanges, agreement; one rank alone talks to n
 slabs           who has which planes of an axis
 halo            planes of the neighbours, and their gradients back to where they came from
 whole           slabs to a whole and back
+saving          when they keep what they have: now and then, and when a signal asks for it
 imagined        one rank of several that are not there, for plans
 ping            latency and bandwidth between two
 =============== ================================================================================================

@@ -81,6 +81,14 @@ class Ranks:
             dist.broadcast(said, 0)
         return int(said.item())
 
+    def numbers_of_first(self, numbers: Sequence[float]) -> list[float]:
+        """The first rank's numbers; the others give as many, of any value."""
+        said = torch.tensor(numbers, dtype=torch.float64)
+        if self.size > 1:
+            with self._talking():
+                dist.broadcast(said, 0)
+        return [float(number) for number in said.tolist()]
+
     def everyones(self, part: Tensor) -> list[Tensor]:
         """The tensors of all ranks, which have one shape."""
         if self.size == 1:

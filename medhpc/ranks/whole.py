@@ -14,6 +14,9 @@ from torch import Tensor
 from medhpc.ranks.halo import Cut
 from medhpc.ranks.slabs import Slabs
 
+FIRST = 2
+"""The first axis of space, of (N, channels, space)."""
+
 
 def gather(slab: Tensor, slabs: Slabs, cut: Cut) -> Tensor:
     """The whole, on each rank; for autograd."""
@@ -29,14 +32,27 @@ def collect(slab: Tensor, slabs: Slabs, cut: Cut) -> Tensor | None:
     """The whole in the memory of the first rank's CPU; None on the others."""
     ranks, axis = cut.ranks, cut.axis
     if not ranks.is_first:
-        ranks.exchange([(slab, 0)], [])()
+        if slab.shape[axis]:
+            ranks.exchange([(slab, 0)], [])()
         return None
     parts = [slab.cpu()]
     for rank in range(1, ranks.size):
+        if not slabs.of(rank):
+            continue
         part = slab.new_empty([len(slabs.of(rank)) if n == axis else m for n, m in enumerate(slab.shape)])
         ranks.exchange([], [(part, rank)])()
         parts.append(part.cpu())
     return torch.cat(parts, axis)
+
+
+def collect_rows(slab: Tensor, slabs: Slabs, cut: Cut, rows: range) -> Tensor | None:
+    """As :func:`collect` does, but only some rows along the first axis of space."""
+    if cut.axis != FIRST:
+        return collect(slab.narrow(FIRST, rows.start, len(rows)).contiguous(), slabs, cut)
+    bounds = tuple(min(max(bound, rows.start), rows.stop) for bound in slabs.bounds)
+    wanted = Slabs(tuple(bound - rows.start for bound in bounds))
+    begin = bounds[cut.ranks.rank] - slabs.bounds[cut.ranks.rank] if wanted.of(cut.ranks.rank) else 0
+    return collect(slab.narrow(FIRST, begin, len(wanted.of(cut.ranks.rank))).contiguous(), wanted, cut)
 
 
 class _Gathered(torch.autograd.Function):

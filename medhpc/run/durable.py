@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,6 +75,22 @@ def room_and_rights(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({error.strerror}); choose a folder that you may write"
             ) from error
         raise
+
+
+def check_room(folder: Path, needed: int, what: str, otherwise: str) -> int:
+    """Bytes that are free where `folder` lies; `what` is going to take up to `needed` of them.
+
+    Raises
+    ------
+    DiskFull
+        They are fewer; says what to do `otherwise` than to make room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFull(
+            f"{folder}: {free / 1e9:.3g} GB are free, {what} may take {needed / 1e9:.3g} GB; make room, or {otherwise}"
+        )
+    return free
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from medhpc.geometry import Box, Grid, Index, Tile, Windows
 from medhpc.run.parts import computed_in_parts
 
 VERSION = 4
+GPU_ENGINES = ("torch", "triton", "triton-f32")
+"""As :mod:`medhpc.engine` has them, which imports torch."""
 BASE = 800 * 2**20  # bytes of Python, torch and the libraries, before the first voxel
 
 
@@ -163,7 +165,7 @@ class Cost:
     @property
     def can_use_gpus(self) -> bool:
         """Whether tasks with a GPU compute on it: the other engines are for CPUs, wherever they run."""
-        return self.engine == "torch"
+        return self.engine in GPU_ENGINES
 
 
 @dataclass(frozen=True, kw_only=True)

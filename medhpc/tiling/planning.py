@@ -106,7 +106,7 @@ def tile(
     region : str or Box, optional
         What to compute, as ``"Z0:Z1,Y0:Y1,X0:X1"`` in voxels of the whole volume.
     nan : {"refuse", "zero"}
-    engine : {"auto", "native", "torch", "openvino", "reference"}
+    engine : {"auto", "native", "torch", "openvino", "triton", "triton-f32", "reference"}
         What evaluates the network, here and in every task of the run; see :func:`medhpc.engine.load`.
     device, threads
         Where samples are computed; see :func:`medhpc.engine.load`.

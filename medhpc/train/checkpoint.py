@@ -15,7 +15,7 @@ from medhpc.nets.files import read_tensors, write_tensors
 from medhpc.nets.msd import MSD
 from medhpc.train.judge import Judgement
 
-VERSION = 1
+VERSION = 2
 
 DICE_NOISE = 0.005
 """A held-out slab tells no smaller differences apart."""
@@ -37,6 +37,8 @@ class State:
         One entry per judgement: step, seconds, spent, loss, validation_loss, dice.
     best : dict
         Weights of the best judgement so far, and `best_entry` its place in `history` (-1: none yet).
+    stalled_entry : int
+        Place in `history` of the judgement that ended the training early (-1: none).
     """
 
     network: MSD
@@ -49,6 +51,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_entry: int = -1
+    stalled_entry: int = -1
 
     def add_loss(self, loss: float) -> None:
         """Count the loss of a step."""
@@ -94,6 +97,7 @@ def save_checkpoint(state: State, out: Path, identity: Mapping[str, Any]) -> Non
         "loss_steps": state.loss_steps,
         "history": state.history,
         "best_entry": state.best_entry,
+        "stalled_entry": state.stalled_entry,
         "scaler": state.scaler.state_dict(),
     }
     write_tensors(checkpoint_path(out), tensors, about)
@@ -105,18 +109,23 @@ def saved_depth(out: Path, identity: Mapping[str, Any]) -> int | None:
     Raises
     ------
     BadOption
-        It belongs to a training with other options or volumes.
+        It belongs to a training with other options or volumes, or to another version of medhpc.
     """
     path = checkpoint_path(out)
     if not path.exists():
         return None
     _, about = read_tensors(path)
-    other = about.get("identity") or {}
-    changed = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
-    if about.get("checkpoint_version") != VERSION or changed:
+    if (version := about.get("checkpoint_version")) != VERSION:
         raise BadOption(
-            f"{path} belongs to a training that differs in {', '.join(changed) or 'its version'}; repeat that "
-            "one's options to go on with it, remove the file to begin anew, or write to another place"
+            f"{path} was written by another version of medhpc (checkpoint {version}, this one goes on from {VERSION}); "
+            "go on with that version, or begin anew with --no-resume"
+        )
+    other = about["identity"]
+    changed = sorted(key for key in {*identity, *other} if identity.get(key) != other.get(key))
+    if changed:
+        raise BadOption(
+            f"{path} belongs to a training that differs in {', '.join(changed)}; repeat that one's options to go on "
+            "with it, remove the file to begin anew, or write to another place"
         )
     return int(about["depth"])
 
@@ -133,7 +142,7 @@ def restore(state: State, out: Path) -> None:
         moments.setdefault(int(number), {})[name] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     state.scaler.load_state_dict(about["scaler"])
-    for name in ("step", "seconds", "loss_sum", "loss_steps", "history", "best_entry"):
+    for name in ("step", "seconds", "loss_sum", "loss_steps", "history", "best_entry", "stalled_entry"):
         setattr(state, name, about[name])
 
 

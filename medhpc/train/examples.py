@@ -26,6 +26,8 @@ CACHE_BYTES = 2 * 2**30
 """Regions up to this size (all examples together) are read once and kept."""
 VALIDATION_BLOCK = 96
 MOST_VALIDATION_BLOCKS = 16
+MOST_JUDGED = MOST_VALIDATION_BLOCKS * VALIDATION_BLOCK**3 // 4
+"""Voxels of a held-out slab that is judged as a whole."""
 LEAST_JUDGED = 48
 """Held-out slabs thinner than this many voxels are judged amid what lies beside them, as they will be seen later."""
 MOST_HELD_OUT = 1 / 3
@@ -109,7 +111,7 @@ class Example:
             return []
         shape = self.validation.shape
         block = _three(min(n, VALIDATION_BLOCK) for n in shape)
-        if self.validation.size <= MOST_VALIDATION_BLOCKS * VALIDATION_BLOCK**3 // 4:
+        if self.validation.size <= MOST_JUDGED:
             return [self.validation]
         classes = sorted(self.judged)
         each = -(-MOST_VALIDATION_BLOCKS // max(1, len(classes)))
@@ -170,7 +172,7 @@ def open_examples(
         volume = files.enter_context(open_volume(path))
         if options.voxel_size_um:
             volume.voxel_size, volume.unit = options.voxel_size_um, "um"
-        region = parse_region(options.region, volume.shape) if options.region else Box.whole(volume.shape)
+        region = region_of(volume, options)
         if examples and volume.channels != examples[0].volume.channels:
             raise BadTruth(
                 f"{volume.path}: {volume.channels} channels, {examples[0].volume.path} has "
@@ -183,6 +185,11 @@ def open_examples(
         for example in examples:
             example.normalize(mean, std)
     return examples
+
+
+def region_of(volume: Volume, options: Options) -> Box:
+    """The part of a volume that is learnt from and judged on."""
+    return parse_region(options.region, volume.shape) if options.region else Box.whole(volume.shape)
 
 
 def splits(region: Box, fraction: float, minimum: Index, path: str) -> list[tuple[Box, Box]]:

@@ -27,24 +27,22 @@ from medhpc.nets.card import NetworkCard
 from medhpc.nets.identity import Identity
 from medhpc.nets.msd import MSD
 from medhpc.ranks.group import ALONE, Ranks
+from medhpc.ranks.saving import Saving
 from medhpc.train.checkpoint import State, checkpoint_path, restore, save_checkpoint, saved_depth
 from medhpc.train.examples import Example, open_examples, pooled
 from medhpc.train.judge import judge
 from medhpc.train.options import Options, check_name, minimum_shape, options_of
-from medhpc.train.patches import default_patch, patch_of, patches
+from medhpc.train.patches import default_patch, patches
 from medhpc.train.pictures import draw_curve, draw_slices, picture_path
 from medhpc.train.planning import choose_depth
 from medhpc.train.results import Standing, TrainingResult
+from medhpc.train.schedule import LEARNING_RATE, end_of, has_stalled, is_judged, set_learning_rate, why_stalled
 from medhpc.train.step import take_step
 from medhpc.train.truth import NEAR_WEIGHT
 from medhpc.train.window import object_window
 
-LEARNING_RATE = 1e-2
-WARM_UP_STEPS = 20
-JUDGEMENTS = 20
-"""How often the network is judged on what is held out, evenly over the budget."""
 CHECKPOINT_SECONDS = 30.0
-"""At most between two checkpoints: the first comes after the first step, each next one at twice the time."""
+"""At most between two checkpoints."""
 
 
 def train_msd(
@@ -70,6 +68,7 @@ def train_msd(
     device: str = "auto",
     precision: str = "auto",
     batch: int | None = None,
+    patience: int | None = None,
     threads: int | None = None,
     ranks: Ranks = ALONE,
     resume: bool = True,
@@ -80,9 +79,9 @@ def train_msd(
     """Train an MS-D network and write it to `out`; learning curve and validation slices come beside it as PNG.
 
     Killed at any moment, the same call goes on from the last checkpoint (beside `out`, from the first step on, at
-    least every 30 seconds). On a CPU and with `steps`, the weights are then the same to the last bit as without the
-    kill. Of the judgements on what was held out, the weights of the last one in the second half of the budget are kept
-    whose Dice is within 0.005 of the best there.
+    least every 30 seconds, and on SIGUSR1; on Ctrl-C and SIGTERM nothing is lost). On a CPU and with `steps`, the
+    weights are then the same to the last bit as without the kill. Of the judgements on what was held out, the weights
+    of the last one in the second half of the budget are kept whose Dice is within 0.005 of the best there.
 
     Parameters
     ----------
@@ -112,7 +111,7 @@ def train_msd(
     voxel_size_um : (z, y, x)
         Of all volumes, in place of what their files tell.
     patch : str or (z, y, x)
-        Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped to what there is.
+        Voxels seen by a step; 48, 64, 64 (2D: 1, 384, 384), clipped in each volume to what there is.
     normalize : {"volume", "network"}
         Intensities by each volume's own mean and deviation, or by those of all volumes together. Objects that differ
         from what is around them by much less are looked at through a window (:mod:`medhpc.train.window`); for numbers
@@ -130,6 +129,10 @@ def train_msd(
         Of the convolutions (weights stay float32); "auto" is float32 on a CPU, 16 bit on a GPU.
     batch : int
         Patches of a step, over whose losses the mean is taken; as many as `ranks` by default.
+    patience : int
+        Judgements (20 in the budget) in a row that may better neither Dice nor loss on what is held out. Then, but not
+        in the first half of the budget, the learning rate falls to zero and the training ends; see
+        :mod:`medhpc.train.schedule`. By default all of the budget is spent.
     ranks : Ranks
         Processes that share the patches of a step; see :func:`medhpc.ranks.group.joined`. They see the same files, and
         the first one writes; but for rounding, the weights depend on `batch`, not on the number of ranks.
@@ -140,7 +143,7 @@ def train_msd(
     report : callable, optional
         Called with a :class:`medhpc.train.results.Standing` after each judgement.
     say : callable, optional
-        Called with a line for people, where the training goes on from a checkpoint.
+        Called with a line for people, where the training goes on from a checkpoint or will end early.
 
     Raises
     ------
@@ -172,6 +175,7 @@ def train_msd(
                 seed=seed,
                 precision=precision,
                 batch=batch or ranks.size,
+                patience=patience,
             )
             if options.batch < ranks.size:
                 raise BadOption(f"batch {options.batch} for {ranks.size} ranks: each needs a patch; start fewer")
@@ -196,7 +200,7 @@ def _train(
     wanted = options.patch or default_patch(options.ndim)
     identity = {**options.as_json(), "volumes": [example.as_json() for example in examples]}
     known = saved_depth(out, identity)
-    depth = known or choose_depth(examples, options, patch_of(examples[0], wanted), device)
+    depth = known or choose_depth(examples, options, wanted, device)
     depth = ranks.from_first(depth)  # each has measured its own
     state = begin(examples, options, depth, device)
     if known:
@@ -209,25 +213,29 @@ def _train(
 
     weight = NEAR_WEIGHT if options.background == "near" else 1.0
     began = time.perf_counter() - state.seconds
-    saved = time.perf_counter()
     mine = range(ranks.rank, options.batch, ranks.size)
-    with closing(patches(examples, wanted, options.seed, state.step, mine)) as source:
-        while (spent := options.spent(state.step, state.seconds)) < 1:
+    with closing(patches(examples, wanted, options.seed, state.step, mine)) as source, Saving(ranks) as saving:
+        while (spent := options.spent(state.step, state.seconds)) < end_of(state):
             set_learning_rate(state, spent)
             part = itertools.islice(source, len(mine))
             state.add_loss(take_step(state, part, computed_in(options, device), weight, options.batch, ranks))
             state.seconds = _seconds_since(began, ranks)
             spent = options.spent(state.step, state.seconds)
-            if spent * JUDGEMENTS >= len(state.history) + 1:
+            if is_judged(state, spent):
                 state.enter(judge(judging, held_out, len(options.class_names)), spent)
                 state.seconds = _seconds_since(began, ranks)
                 if report:
                     report(_standing(state, options))
+                if options.patience and state.stalled_entry < 0 and _has_stalled(state, options.patience, ranks):
+                    state.stalled_entry = len(state.history) - 1
+                    if say:
+                        say(f"ends early: {why_stalled(state)}")
             if progress:
-                progress(state.step, options.steps_in_all(state.step, state.seconds))
-            if ranks.is_first and time.perf_counter() - saved >= min(CHECKPOINT_SECONDS, state.seconds / 2):
-                save_checkpoint(state, out, identity)
-                saved = time.perf_counter()
+                progress(state.step, options.steps_in_all(state.step, state.seconds, end_of(state)))
+            if saving.is_due(_pause(state)):
+                if ranks.is_first:
+                    save_checkpoint(state, out, identity)
+                saving.end_if_told()
 
     state.network.load_state_dict(state.best)
     result = _result(state, options, out, resumed_at, has_held_out=bool(held_out))
@@ -253,13 +261,6 @@ def begin(examples: Sequence[Example], options: Options, depth: int, device: tor
     return State(network=network, optimizer=optimizer, scaler=scaler)
 
 
-def set_learning_rate(state: State, spent: float) -> None:
-    """Linear warm-up, then half a cosine down to zero; `spent` is the share of the budget that is spent."""
-    warmth = min(1.0, (state.step + 1) / WARM_UP_STEPS)
-    for group in state.optimizer.param_groups:
-        group["lr"] = LEARNING_RATE * warmth * 0.5 * (1 + math.cos(math.pi * spent))
-
-
 def computed_in(options: Options, device: torch.device) -> torch.dtype:
     """What convolutions are computed in."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -272,9 +273,19 @@ def computed_in(options: Options, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+def _pause(state: State) -> float:
+    """Seconds between two checkpoints: the first comes after the first step, each next one at twice the time."""
+    return min(CHECKPOINT_SECONDS, state.seconds / 2)
+
+
 def _seconds_since(began: float, ranks: Ranks) -> float:
     """By the first rank's clock: all end at the same step."""
     return ranks.from_first(round(1e6 * (time.perf_counter() - began))) / 1e6
+
+
+def _has_stalled(state: State, patience: int, ranks: Ranks) -> bool:
+    """By the first rank's judgements, whose last bits may be others on another processor."""
+    return bool(ranks.from_first(int(has_stalled(state.history, patience))))
 
 
 # --- what is told --------------------------------------------------------------------------------
@@ -282,12 +293,12 @@ def _seconds_since(began: float, ranks: Ranks) -> float:
 
 def _standing(state: State, options: Options) -> Standing:
     entry = state.history[-1]
-    spent = options.spent(state.step, state.seconds)
+    spent, end = options.spent(state.step, state.seconds), end_of(state)
     return Standing(
         step=state.step,
-        steps=options.steps_in_all(state.step, state.seconds),
+        steps=options.steps_in_all(state.step, state.seconds, end),
         seconds=state.seconds,
-        seconds_left=max(0.0, state.seconds / spent - state.seconds),
+        seconds_left=max(0.0, state.seconds * end / spent - state.seconds),
         loss=entry["loss"],
         validation_loss=entry["validation_loss"],
         dice=entry["dice"],
@@ -316,6 +327,7 @@ def _result(state: State, options: Options, out: Path, resumed_at: int, *, has_h
         seconds_per_step=round(state.seconds / state.step, 4),
         resumed_at=resumed_at,
         best_step=int(best["step"]),
+        stalled=why_stalled(state),
         loss=best["loss"],
         validation_loss=best["validation_loss"],
         dice=best["dice"],
@@ -333,6 +345,7 @@ def _card(state: State, examples: Sequence[Example], options: Options, identity:
         **identity,
         "steps_taken": state.step,
         "seconds": round(state.seconds, 2),
+        "stalled": why_stalled(state),
         "best": {name: None if math.isnan(value) else value for name, value in best.items()},
         "threads": torch.get_num_threads(),
         "versions": {**versions, "python": platform.python_version()},

@@ -44,6 +44,7 @@ class Options:
     seed: int = 0
     precision: str = "auto"
     batch: int = 1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("truth", self.truth, ("auto", "labels", "points"))
@@ -54,12 +55,14 @@ class Options:
             _check_choice("background", self.background, ("all", "near"))
         if not 0 <= self.validation <= 0.5:
             raise BadOption(f"validation {self.validation} is not a fraction from 0 (none) to 0.5")
-        for name in ("depth", "width", "radius", "minutes", "steps", "batch"):
+        for name in ("depth", "width", "radius", "minutes", "steps", "batch", "patience"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BadOption(f"{name} {value} is not above zero")
         if self.minutes is not None and self.steps is not None:
             raise BadOption("minutes and steps were both given; give one of them")
+        if self.patience and not self.validation:
+            raise BadOption("patience needs a part that is held out to judge by, and validation is 0; give one of them")
 
     @property
     def seconds(self) -> float | None:
@@ -77,9 +80,9 @@ class Options:
         """Share of the budget that is spent after so many steps and seconds."""
         return step / self.steps if self.steps is not None else seconds / (self.seconds or 1)
 
-    def steps_in_all(self, step: int, seconds: float) -> int:
-        """Steps that the budget allows; an estimate from those done, where it is a time."""
-        return self.steps or max(step, round(step / self.spent(step, seconds)))
+    def steps_in_all(self, step: int, seconds: float, end: float = 1.0) -> int:
+        """Steps up to a share of the budget; an estimate from those done, where it is a time."""
+        return max(step, round(end * (self.steps or step / self.spent(step, seconds))))
 
     def as_json(self) -> dict[str, Any]:
         """Return the options as JSON knows them."""

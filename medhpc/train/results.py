@@ -45,6 +45,8 @@ class TrainingResult:
         Steps that an earlier, interrupted attempt had done.
     best_step : int
         After how many steps the kept weights were the best on the held-out slab.
+    stalled : str
+        Why it ended before its budget was spent; empty where it did not.
     loss, validation_loss, dice : float
         At that step; NaN where nothing was held out.
     device, precision : str
@@ -64,6 +66,7 @@ class TrainingResult:
     seconds_per_step: float
     resumed_at: int
     best_step: int
+    stalled: str
     loss: float
     validation_loss: float
     dice: float

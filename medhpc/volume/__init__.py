@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medhpc.errors import BadOption, BrokenFile, UnknownFormat, VolumeNotFound
 from medhpc.volume.base import Source, Volume, reading
 from medhpc.volume.convert import convert
-from medhpc.volume.create import check_writable, create_volume
+from medhpc.volume.create import check_holds, check_writable, create_volume
 from medhpc.volume.describe import describe
 from medhpc.volume.formats import (
     VOLUME_SUFFIXES,
@@ -35,6 +35,7 @@ __all__ = [
     "Volume",
     "VolumeWriter",
     "build_pyramid",
+    "check_holds",
     "check_writable",
     "convert",
     "create_ome_zarr",
@@ -60,10 +61,10 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0,
     Parameters
     ----------
     path : str or Path
-        TIFF, PNG or NIfTI file; ``file.h5:/dataset`` (or the file alone, where it has one dataset); Zarr array or
+        TIFF, PNG, JPEG or NIfTI file; ``file.h5:/dataset`` (or the file alone, where it has one dataset); Zarr array or
         OME-Zarr image; folder of planes or a pattern such as ``"dir/*.tif"``; folder of DICOM slices of one series.
     channel : int, optional
-        Read this channel only.
+        Read this channel only; of a time series (NIfTI), this volume.
     level : int
         Level of the pyramid, 0 the full resolution.
     series : bool
@@ -77,7 +78,7 @@ def open_volume(path: str | Path, *, channel: int | None = None, level: int = 0,
     """
     name = str(path)
     with reading(name):
-        source = _open_source(name, level, series)
+        source = _open_source(name, level, series or channel is not None)
         try:
             return Volume(name, source, channel)
         except BadOption:
@@ -130,10 +131,10 @@ def _open_file(path: Path, dataset: str, level: int, series: bool) -> Source:
         from medhpc.volume.hdf5 import open_hdf5
 
         return open_hdf5(path, dataset)
-    if kind == "png":
-        from medhpc.volume.png import open_png
+    if kind in ("png", "jpeg"):
+        from medhpc.volume.photo import open_jpeg, open_png
 
-        return open_png(path)
+        return open_png(path) if kind == "png" else open_jpeg(path)
     if kind == "nifti":
         from medhpc.volume.nifti import open_nifti
 
@@ -142,7 +143,7 @@ def _open_file(path: Path, dataset: str, level: int, series: bool) -> Source:
         return _open_dicom([path])
     if suffix_of(path) in VOLUME_SUFFIXES:
         raise BrokenFile(f"{path}: does not begin as a {suffix_of(path)} file must; damaged, or another format")
-    raise UnknownFormat(f"{path}: no format that medhpc reads (TIFF, PNG, NIfTI, HDF5, DICOM, Zarr, OME-Zarr)")
+    raise UnknownFormat(f"{path}: no format that medhpc reads (TIFF, PNG, JPEG, NIfTI, HDF5, DICOM, Zarr, OME-Zarr)")
 
 
 def _open_planes(files: list[Path]) -> Source:

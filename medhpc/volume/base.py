@@ -39,6 +39,8 @@ class Header:
         Voxels.
     channels : int
         One where the file has no channel axis.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         Of the voxels that :meth:`Source.read` gives; any byte order.
     voxel_size, unit
@@ -53,11 +55,14 @@ class Header:
         Levels of the pyramid.
     time_step : float or None
         Seconds between the volumes of a series that was opened as channels.
+    nifti_header : bytes
+        Of a NIfTI file, little-endian, for one that is made of it; empty for other formats.
     """
 
     format: str
     shape: Index
     channels: int = 1
+    are_colours: bool = False
     dtype: np.dtype[Any]
     voxel_size: VoxelSize | None = None
     unit: str = ""
@@ -66,6 +71,7 @@ class Header:
     why_expensive: str = ""
     levels: int = 1
     time_step: float | None = None
+    nifti_header: bytes = b""
 
     def __post_init__(self) -> None:
         if self.dtype.kind not in "uifb" or self.dtype.itemsize > 8:
@@ -106,6 +112,8 @@ class Volume:
         Voxels; a 2D image has one plane.
     channels : int
         One where `axes` is ``ZYX``.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         In native byte order; bool is given as uint8 (0 and 1).
     voxel_size : (z, y, x) or None
@@ -122,6 +130,8 @@ class Volume:
         Levels of the pyramid that the file holds.
     time_step : float or None
         Seconds between channels that are the volumes of a series.
+    nifti_header : bytes
+        Of a NIfTI file, for one that is made of it; empty for other formats.
     """
 
     def __init__(self, path: str, source: Source, channel: int | None = None) -> None:
@@ -132,6 +142,7 @@ class Volume:
         self.format = header.format
         self.shape = header.shape
         self.channels = header.channels if channel is None else 1
+        self.are_colours = header.are_colours and self.channels > 1
         self.axes = "ZYX" if self.channels == 1 else "CZYX"
         self.dtype = np.dtype(np.uint8) if header.dtype.kind == "b" else header.dtype.newbyteorder("=")
         self.voxel_size = header.voxel_size
@@ -140,7 +151,8 @@ class Volume:
         self.chunks = header.chunks
         self.why_expensive = header.why_expensive
         self.levels = header.levels
-        self.time_step = header.time_step
+        self.time_step = header.time_step if self.channels > 1 else None
+        self.nifti_header = header.nifti_header
         self._source = source
         self._wanted = slice(0, header.channels) if channel is None else slice(channel, channel + 1)
 

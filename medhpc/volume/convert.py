@@ -30,8 +30,8 @@ def convert(
 ) -> None:
     """Write a volume, or a region of it, in the format that the suffix of `out` names.
 
-    Voxel size, unit and (to NIfTI) the affine travel along. Memory is a slab of planes, whatever the size of the
-    volume.
+    Voxel size, unit, (to NIfTI) affine and header and (to TIFF and PNG) colours travel along. Memory is a slab of
+    planes, whatever the size of the volume.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def convert(
     progress : callable, optional
         Called with planes done and planes in all.
     """
-    check_writable(out, source.path)
+    check_writable(out, source.path, photos=True)
     region = region or Box.whole(source.shape)
     size, unit = (source.voxel_size, source.unit) if voxel_size is None else (voxel_size, unit or "um")
     if unit not in ("um", "mm") and size is not None:
@@ -55,7 +55,16 @@ def convert(
         affine = _affine_of(source, region)
     channels = source.channels if source.axes == "CZYX" else 0
     with create_volume(
-        out, region.shape, source.dtype, channels=channels, voxel_size=size, unit=unit, affine=affine, levels=levels
+        out,
+        region.shape,
+        source.dtype,
+        channels=channels,
+        are_colours=source.are_colours,
+        voxel_size=size,
+        unit=unit,
+        affine=affine,
+        nifti_header=source.nifti_header,
+        levels=levels,
     ) as writer:
         planes = region.shape[0]
         step = writer.slab * max(1, _STEP_BYTES * source.shape[0] // (source.nbytes * writer.slab))

@@ -24,6 +24,8 @@ from medhpc.volume.units import VoxelSize
 from medhpc.volume.writer import Aside, Specification, Target, VolumeWriter, check_replaceable
 
 WRITTEN_SUFFIXES = (*TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES, ".zarr")
+PHOTO_SUFFIXES = (".png",)
+"""Written where the voxels are a picture's, which those of a run never are."""
 
 
 def create_volume(
@@ -32,10 +34,12 @@ def create_volume(
     dtype: DTypeLike,
     *,
     channels: int = 0,
+    are_colours: bool = False,
     voxel_size: VoxelSize | None = None,
     unit: str = "",
     affine: np.ndarray[Any, Any] | None = None,
     time_step: float | None = None,
+    nifti_header: bytes = b"",
     levels: int | None = None,
     chunks: Index | None = None,
     shards: Index | None = None,
@@ -49,8 +53,9 @@ def create_volume(
                               exceeds 4 GB (BigTIFF)
     ``.h5``, ``.hdf5``        the dataset after the colon (``out.h5:/raw``; other datasets of the file are kept), or
                               ``/volume`` in a new file
-    ``.nii``, ``.nii.gz``     NIfTI-1, NIfTI-2 where an axis exceeds 32,767
+    ``.nii``, ``.nii.gz``     NIfTI-1, NIfTI-2 where an axis exceeds 32,767 or the source is so
     ``.zarr``                 OME-Zarr 0.5
+    ``.png``                  one plane of uint8 or uint16, grey or in colour
     ========================= ==========================================================================================
 
     Parameters
@@ -61,12 +66,16 @@ def create_volume(
         Of the voxels; bool is stored as uint8, float16 in TIFF and NIfTI as float32.
     channels : int
         0 for a volume without a channel axis.
+    are_colours : bool
+        PNG and TIFF: the three or four channels are red, green, blue and opacity.
     voxel_size, unit
         (z, y, x) in ``um`` or ``mm``.
     affine : array of 4 x 4, optional
         NIfTI: from voxel (x, y, z) to RAS in `unit`.
     time_step : float, optional
         NIfTI: the channels are volumes of a series, so many seconds apart.
+    nifti_header : bytes
+        NIfTI: that of the volume that it is made of, of which is kept what still holds.
     levels, shards, labels
         OME-Zarr; see :func:`medhpc.volume.ome_zarr.create_ome_zarr`.
     chunks : (z, y, x), optional
@@ -79,7 +88,7 @@ def create_volume(
     UnknownFormat, UnsupportedDtype, NotAVolume, BadOption, NoPermission, DiskFull
     """
     name = str(path)
-    file = check_writable(name)
+    file = check_writable(name, photos=True)
     suffix = suffix_of(file)
     specification = Specification(
         shape=_checked_shape(name, shape, channels),
@@ -89,7 +98,10 @@ def create_volume(
         unit=_checked_unit(name, voxel_size, unit),
         affine=affine,
         time_step=time_step,
+        nifti_header=nifti_header,
+        are_colours=are_colours and channels in (3, 4),
     )
+    _check_held(name, suffix, specification)
     aside = Aside(file)
     try:
         with writing(name):
@@ -100,13 +112,47 @@ def create_volume(
     return VolumeWriter(name, specification, target, aside)
 
 
-def check_writable(path: str | Path, source: str | Path | None = None) -> Path:
+def check_holds(path: str | Path, shape: Index, dtype: DTypeLike, *, channels: int = 0, are_colours: bool) -> None:
+    """Refuse a path whose format cannot hold such a volume, before any work is done for it; see :func:`create_volume`.
+
+    Raises
+    ------
+    UnsupportedDtype, NotAVolume, BadOption
+    """
+    name, suffix = str(path), suffix_of(split_dataset(str(path))[0])
+    specification = Specification(
+        shape=_checked_shape(name, shape, channels),
+        channels=channels,
+        are_colours=are_colours,
+        dtype=_stored_dtype(name, suffix, np.dtype(dtype)),
+        voxel_size=None,
+        unit="",
+        affine=None,
+    )
+    _check_held(name, suffix, specification)
+
+
+def _check_held(name: str, suffix: str, specification: Specification) -> None:
+    with writing(name):
+        if suffix in TIFF_SUFFIXES:
+            from medhpc.volume.tiff_write import check_tiff
+
+            check_tiff(specification)
+        if suffix in PHOTO_SUFFIXES:
+            from medhpc.volume.photo import check_png
+
+            check_png(specification)
+
+
+def check_writable(path: str | Path, source: str | Path | None = None, *, photos: bool = False) -> Path:
     """Refuse a path that no volume can be written to, before any work is done for it.
 
     Parameters
     ----------
     source : path, optional
         The volume that it is made from, and must not replace.
+    photos : bool
+        Whether PNG will do, which holds one plane.
 
     Returns
     -------
@@ -119,8 +165,9 @@ def check_writable(path: str | Path, source: str | Path | None = None) -> Path:
     """
     name = str(path)
     suffix = suffix_of(split_dataset(name)[0])
-    if suffix not in WRITTEN_SUFFIXES:
-        raise UnknownFormat(f"{name}: cannot write '{suffix}', expected one of {', '.join(WRITTEN_SUFFIXES)}")
+    known = (*WRITTEN_SUFFIXES, *PHOTO_SUFFIXES) if photos else WRITTEN_SUFFIXES
+    if suffix not in known:
+        raise UnknownFormat(f"{name}: cannot write '{suffix}', expected one of {', '.join(known)}")
     file = check_replaceable(name)
     if source is not None and _replaces(name, str(source)):
         raise BadOption(f"{name}: is the input itself, which would be lost; give OUT another name")
@@ -169,6 +216,10 @@ def _target(
             chunks=chunks,
             compression=compression,
         )
+    if suffix in PHOTO_SUFFIXES:
+        from medhpc.volume.photo import PngTarget
+
+        return PngTarget(path, specification)
     from medhpc.volume.ome_zarr import OmeZarrTarget
 
     return OmeZarrTarget(

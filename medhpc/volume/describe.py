@@ -15,8 +15,9 @@ def describe(volume: Volume, statistics: Statistics | None = None) -> dict[str, 
     Returns
     -------
     dict
-        path, format, axes, shape, channels, dtype, voxel_size, unit, chunks, boxes_are_cheap, why_expensive, levels,
-        bytes (of all voxels in memory) and, where given, statistics.
+        path, format, axes, shape, channels, are_colours, dtype, voxel_size, unit, chunks, boxes_are_cheap,
+        why_expensive, levels, time_step (seconds between channels that are a series), bytes (of all voxels in memory)
+        and, where given, statistics.
     """
     description: dict[str, Any] = {
         "path": volume.path,
@@ -24,6 +25,7 @@ def describe(volume: Volume, statistics: Statistics | None = None) -> dict[str, 
         "axes": volume.axes,
         "shape": list(volume.shape),
         "channels": volume.channels,
+        "are_colours": volume.are_colours,
         "dtype": volume.dtype.name,
         "voxel_size": volume.voxel_size and list(volume.voxel_size),
         "unit": volume.unit,
@@ -31,6 +33,7 @@ def describe(volume: Volume, statistics: Statistics | None = None) -> dict[str, 
         "boxes_are_cheap": volume.boxes_are_cheap,
         "why_expensive": volume.why_expensive,
         "levels": volume.levels,
+        "time_step": volume.time_step,
         "bytes": volume.nbytes,
     }
     if statistics is not None:

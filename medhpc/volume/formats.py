@@ -11,12 +11,14 @@ PLANE_SUFFIXES = (".tif", ".tiff", ".png")
 TIFF_SUFFIXES = (".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-VOLUME_SUFFIXES = (*PLANE_SUFFIXES, ".svs", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, ".zarr", ".dcm")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+VOLUME_SUFFIXES = (*PLANE_SUFFIXES, *JPEG_SUFFIXES, ".svs", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, ".zarr", ".dcm")
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC = b"\xff\xd8\xff"
 _NIFTI_MAGIC = {344: b"n+1\0", 4: b"n+2\0"}
 
 
@@ -71,7 +73,7 @@ def suffix_of(path: Path) -> str:
 
 
 def format_of_file(file: Path) -> str:
-    """One of ``tiff``, ``hdf5``, ``png``, ``nifti``, ``dicom``; empty when it is none of them."""
+    """One of ``tiff``, ``hdf5``, ``png``, ``jpeg``, ``nifti``, ``dicom``; empty when it is none of them."""
     begin = _begin(file)
     if begin[:4] in _TIFF_MAGIC:
         return "tiff"
@@ -79,6 +81,8 @@ def format_of_file(file: Path) -> str:
         return "hdf5"
     if begin.startswith(_PNG_MAGIC):
         return "png"
+    if begin.startswith(_JPEG_MAGIC):
+        return "jpeg"
     if suffix_of(file) == ".nii.gz" or any(begin[at : at + 4] == magic for at, magic in _NIFTI_MAGIC.items()):
         return "nifti"
     return "dicom" if begin[128:132] == b"DICM" else ""

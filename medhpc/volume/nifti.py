@@ -20,6 +20,9 @@ from medhpc.volume.raw import RawPlanes, contiguous
 from medhpc.volume.rescale import Rescale
 from medhpc.volume.units import VoxelSize, voxel_size_in
 
+SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+"""Units of time."""
+
 nibabel.imageglobals.logger.setLevel("CRITICAL")  # what it mends in a header needs no line of its own
 
 
@@ -58,17 +61,25 @@ def open_nifti(path: Path, series: bool = False) -> NiftiSource:
         affine=image.affine,
         why_expensive="gzip, decoded from the beginning" if compressed else "",
         time_step=_time_step(header) if series else None,
+        nifti_header=_little_endian(header),
     )
     array = Gzipped(path, proxy) if compressed else _plain(path, proxy.offset, layout, stored)
     return NiftiSource(description, layout, array, [path], array.close, rescale=rescale)
+
+
+def _little_endian(header: Any) -> bytes:
+    return bytes(header.as_byteswapped("<").binaryblock)
 
 
 def _layout_of(header: Any, series: bool) -> Layout:
     """On disk, outermost first: components (5th axis and beyond), time or channel (4th), z, y, x."""
     shape = header.get_data_shape()[::-1]
     names = "C" * (len(shape) - 3) + "ZYX"[-len(shape) :]
-    if len(shape) >= 4 and _has_time(header) and not series:
-        names = names[:-4] + "T" + names[-3:]
+    if len(shape) >= 4 and shape[-4] > 1 and _has_time(header) and not series:
+        raise NotAVolume(
+            f"a time series of {shape[-4]} volumes, expected one: choose it with --channel 0 to {shape[-4] - 1} "
+            "('medhpc convert' writes it), or denoise all with 'medhpc dip'"
+        )
     return Layout.named(names, shape)
 
 
@@ -79,7 +90,7 @@ def _has_time(header: Any) -> bool:
 
 def _time_step(header: Any) -> float | None:
     """Seconds between the volumes of a series; None where the fourth axis is no time."""
-    seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1])
+    seconds = SECONDS.get(header.get_xyzt_units()[1])
     step = float(str(header["pixdim"][4]))  # 2.2, not the 2.200000047683716 of its float32
     return step * seconds if seconds and step > 0 else None
 

@@ -13,7 +13,7 @@ from medhpc.errors import BrokenFile, NotAVolume
 from medhpc.geometry import Box
 from medhpc.volume.arrays import ArraySource
 from medhpc.volume.base import Header
-from medhpc.volume.png import open_png, png_size
+from medhpc.volume.photo import open_png, png_size
 from medhpc.volume.tiff import open_tiff
 
 LOOKED_AT = 64  # planes whose sizes are compared when a folder is opened, evenly spread

@@ -26,6 +26,7 @@ from medhpc.volume.tiff_metadata import voxel_size_of
 # It logs what it stumbles over in a damaged file; our error says so in one line.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
+_IN_COLOUR = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
 _JPEG = {6, 7, 33007, 34892}
 
 
@@ -54,6 +55,7 @@ def open_tiff(path: Path, *, level: int = 0, one_plane: bool = False) -> ArraySo
             format=_format_of(tif, series),
             shape=layout.shape,
             channels=layout.channels,
+            are_colours=_are_colours(image, layout),
             dtype=np.dtype(image.keyframe.dtype),
             voxel_size=_at_level(voxel_size, series, image),
             unit=unit,
@@ -120,6 +122,12 @@ def _array_of(
     cz, cy, cx = (min(c, n) for c, n in zip(chunks, layout.shape, strict=True))
     why = "" if page.is_tiled else "compressed strips, each decoded whole"
     return segments, (cz, cy, cx), why
+
+
+def _are_colours(image: tifffile.TiffPageSeries, layout: Layout) -> bool:
+    """Whether the channels are the samples of pixels in colour; YCbCr is decoded to that."""
+    page = image.keyframe
+    return page.photometric in _IN_COLOUR and page.samplesperpixel == layout.channels and layout.channels in (3, 4)
 
 
 def _page_offsets(image: tifffile.TiffPageSeries, layout: Layout, dtype: np.dtype[Any]) -> Callable[[int], int]:

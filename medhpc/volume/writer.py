@@ -29,6 +29,8 @@ class Specification:
         Voxels.
     channels : int
         0 for a volume without a channel axis.
+    are_colours : bool
+        Whether the channels are red, green, blue and, if there is a fourth, opacity.
     dtype : numpy.dtype
         Of the voxels in the file.
     voxel_size, unit
@@ -37,6 +39,8 @@ class Specification:
         For NIfTI: from voxel (x, y, z) to RAS, in `unit`.
     time_step : float or None
         For NIfTI: seconds between the volumes of a series.
+    nifti_header : bytes
+        For NIfTI: that of the file that it is made of; empty where there is none.
     """
 
     shape: Index
@@ -46,6 +50,8 @@ class Specification:
     unit: str
     affine: np.ndarray[Any, Any] | None
     time_step: float | None = None
+    nifti_header: bytes = b""
+    are_colours: bool = False
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:

@@ -1,6 +1,6 @@
 // An evaluation, stage by stage: load planes, the passes, the scores. All of a stage's pieces may be computed at once.
 //
-// A block (block.h) has one stage of each kind a pass; a sweep (sweep.h), all of them for the planes of each step.
+// A block (block.h) goes through all stages once; a sweep (sweep.h) in each of its steps, for some planes.
 #pragma once
 
 #include <functional>
@@ -36,7 +36,7 @@ inline void compute(const std::vector<Stage>& stages, int threads) {
 
 class Evaluation {
    public:
-    // memory: of the rings; is not read before it is written. With more rings than channels, those are of scores.
+    // memory: of the rings; is not read before it is written. Rings behind those of the channels are of scores.
     Evaluation(const Network& network, const Layout& layout, const Rings& rings, const Region& wanted, Real* memory,
                int threads)
         : network_(network),

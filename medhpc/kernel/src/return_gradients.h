@@ -80,19 +80,22 @@ class TileOfBackwardPass {
         Real* first = scratch_.gradients.numbers + targets_.halo;
         for (int target : pass_.targets) {
             const Real* rows[MZ * MY];
-            for (int i = 0; i < MZ; i++)
-                for (int j = 0; j < MY; j++) {
-                    const bool inside = i < tile_.z.inside && j < tile_.y.inside;
-                    rows[i * MY + j] = inside ? target_row(target, tile_, i, j) : gradients_.zeros;
-                }
+            for (int i = 0; i < MZ; i++) {
+                const Real* plane = i < tile_.z.inside ? target_plane(target, tile_, i) : nullptr;
+                for (int j = 0; j < MY; j++)
+                    rows[i * MY + j] = plane && j < tile_.y.inside ? plane + place(tile_, j) : gradients_.zeros;
+            }
             transform_gradient<MZ, MY>(rows, tile_.vectors, targets_.halo, first, targets_.component);
             first += targets_.channel;
         }
     }
 
-    const Real* target_row(int target, const Tile& tile, int i, int j) const {
-        const int z = tile.z.start + i * pass_.dilation, y = tile.y.start + j * pass_.dilation;
-        return gradients_.row(gradients_.inputs + target, z, y);
+    const Real* target_plane(int target, const Tile& tile, int i) const {
+        return gradients_.plane(gradients_.inputs + target, tile.z.start + i * pass_.dilation);
+    }
+    // Offset in a plane of one of a tile's rows.
+    ptrdiff_t place(const Tile& tile, int j) const {
+        return (tile.y.start + j * pass_.dilation) * maps_.layout.row;
     }
 
     void correlate_all(int count) {
@@ -124,17 +127,15 @@ class TileOfBackwardPass {
     // What will be read next: what this tile adds to, and what the next one reads.
     void want_rows() {
         scratch_.wanted.clear();
-        Real* rows[MOST_COMPONENTS];
-        for (int source = pass_.skipped; source < pass_.sources; source++) {
-            seen_.rows_of(gradients_, pass_.first_source + source, 0, static_cast<Real*>(nullptr), rows);
-            for (int k = 0; k < seen_.planes * seen_.rows; k++)
-                if (rows[k]) scratch_.wanted.add(rows[k]);
-        }
+        for (int source = pass_.skipped; source < pass_.sources; source++)
+            seen_.want(gradients_, pass_.first_source + source, 0, 0, scratch_.wanted);
         if (!next_) return;
         if (of_weights_) sources_.want(*next_, scratch_.wanted);
         for (int target : pass_.targets)
-            for (int i = 0; i < next_->z.inside; i++)
-                for (int j = 0; j < next_->y.inside; j++) scratch_.wanted.add(target_row(target, *next_, i, j));
+            for (int i = 0; i < next_->z.inside; i++) {
+                const Real* plane = target_plane(target, *next_, i);
+                for (int j = 0; j < next_->y.inside; j++) scratch_.wanted.add(plane + place(*next_, j));
+            }
     }
 
     void multiply_all(int count) {
@@ -187,7 +188,7 @@ class TileOfBackwardPass {
         constexpr int COUNT = components(MZ) * components(MY);
         const Components& places = sources_.places();
         Real* rows[COUNT];
-        seen_.rows_of(gradients_, pass_.first_source + source, 0, scratch_.nowhere.numbers, rows);
+        seen_.rows_of<MZ, MY>(gradients_, pass_.first_source + source, 0, scratch_.nowhere.numbers, rows);
         const Real* products = scratch_.transformed.numbers + source * places.channel + places.halo;
         scatter<MZ, MY>(products, places.component, tile_.vectors, rows);
     }

@@ -34,11 +34,21 @@ struct Seen {
     }
 
     // Of one channel, from column `begin` on: [z component][y component]; `zeros` where nothing is seen.
-    template <typename Pointer>
+    template <int MZ, int MY, typename Pointer>
     void rows_of(const Maps& maps, int channel, int begin, Pointer zeros, Pointer* found) const {
-        for (int i = 0; i < planes; i++) {
+        for (int i = 0; i < components(MZ); i++) {
             Real* plane = z[i] < 0 ? nullptr : maps.plane(channel, z[i]) + begin;
-            for (int j = 0; j < rows; j++) *found++ = plane && y[j] >= 0 ? plane + y[j] : zeros;
+            for (int j = 0; j < components(MY); j++) *found++ = plane && y[j] >= 0 ? plane + y[j] : zeros;
+        }
+    }
+
+    // Ask for what is seen of one channel, from column `begin` and component `first` in y on.
+    void want(const Maps& maps, int channel, int begin, int first, WantedRows& wanted) const {
+        for (int i = 0; i < planes; i++) {
+            if (z[i] < 0) continue;
+            const Real* plane = maps.plane(channel, z[i]) + begin;
+            for (int j = first; j < rows; j++)
+                if (y[j] >= 0) wanted.add(plane + y[j]);
         }
     }
 };
@@ -84,7 +94,7 @@ class Sources {
         for (int source = 0; source < count_; source++) {
             Real* transformed = scratch + source * places_.channel + places_.halo - tile_.x;  // of x = 0
             const Real* rows[COUNT];
-            seen.rows_of(maps_, first_ + source, begin, maps_.zeros, rows);
+            seen.rows_of<MZ, MY>(maps_, first_ + source, begin, maps_.zeros, rows);
             transform_input<MZ, MY>(rows, (end - begin) / LANES, transformed + begin, places_.component);
             for (int k = 0; k < COUNT; k++) continue_row(transformed + k * places_.component);
         }
@@ -96,12 +106,7 @@ class Sources {
                                next.y.start == tile_.y.start + tile_.y.points * dilation_;
         const Seen seen(maps_.layout, next, dilation_);
         for (int source = 0; source < count_; source++)
-            for (int i = 0; i < seen.planes; i++) {
-                if (seen.z[i] < 0) continue;
-                const Real* plane = maps_.plane(first_ + source, seen.z[i]) + first_column(next);
-                for (int j = continues ? 2 : 0; j < seen.rows; j++)
-                    if (seen.y[j] >= 0) wanted.add(plane + seen.y[j]);
-            }
+            seen.want(maps_, first_ + source, first_column(next), continues ? 2 : 0, wanted);
     }
 
    private:

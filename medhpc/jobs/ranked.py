@@ -1,10 +1,10 @@
-"""``medhpc dip`` as one job of several ranks: its sbatch file, beside the volume that it will write."""
+"""A command as one job of several ranks: its sbatch file, beside what the command will write."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from medhpc.errors import BadOption
 from medhpc.jobs import slurm
 from medhpc.jobs.dispatch import template
 from medhpc.jobs.packing import Resources
-from medhpc.jobs.script import command_of, here, render
+from medhpc.jobs.script import array, command_of, environment_of, here, render
 from medhpc.jobs.site import Site
 from medhpc.jobs.slurm import as_time
 from medhpc.run.durable import write_durably
 
-TEMPLATE = "dip.sbatch"
 CORES = 8
 """Of a rank, where neither the user nor the site says."""
 WARNING = 120
@@ -25,47 +24,51 @@ WARNING = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoising:
-    """What is to be denoised, and by how many.
+class RankedJob:
+    """What is to be computed, and by how many.
 
     Attributes
     ----------
-    volume, clean : str
-        Absolute paths.
-    options : sequence of str
-        Of ``medhpc dip``.
+    kind : {"dip", "train"}
+        Names the template, the table in ``site.toml``, and the job.
+    out : str
+        Absolute path of what is written.
+    values : mapping of str to str, or sequence of str
+        Variables of the template; several words become an array.
     nodes : int
     ranks_per_node : int
     resources : Resources
         Of a rank: cores (0 if nobody says), memory, and a GPU or none; the time of the job.
     """
 
-    volume: str
-    clean: str
-    options: Sequence[str]
+    kind: str
+    out: str
+    values: Mapping[str, str | Sequence[str]]
     nodes: int
     ranks_per_node: int
     resources: Resources
 
     @property
+    def ranks(self) -> int:
+        """Of all nodes."""
+        return self.nodes * self.ranks_per_node
+
+    @property
     def script(self) -> Path:
         """Where the sbatch file lies; the log lies beside it."""
-        return Path(f"{self.clean.partition(':/')[0]}.dip.sbatch")
+        return Path(f"{self.out.partition(':/')[0]}.{self.kind}.sbatch")
 
 
-def text_of(job: Denoising, site: Site) -> str:
-    """The sbatch file."""
-    own = site.of("dip")
-    values = [f"module load {shlex.quote(module)}" for module in own.modules]
-    if own.scratch:
-        values.append(f"export TMPDIR={shlex.quote(own.scratch)}")
-    words = [("MEDHPC", command_of(own, here())), ("OPTIONS", job.options)]
-    values += [f"{name}=({' '.join(map(shlex.quote, word))})" for name, word in words]
-    values += [f"VOLUME={shlex.quote(job.volume)}", f"CLEAN={shlex.quote(job.clean)}"]
-    return render(template(TEMPLATE, own), _directives(job, own), values)
+def text_of(job: RankedJob, site: Site, medhpc: Sequence[str] | None = None) -> str:
+    """The sbatch file; `medhpc` is the command that starts medhpc, where the site names none."""
+    own = site.of(job.kind)
+    values = environment_of(own, command_of(own, medhpc or here()))
+    for name, value in job.values.items():
+        values.append(f"{name}={shlex.quote(value)}" if isinstance(value, str) else array(name, value))
+    return render(template(f"{job.kind}.sbatch", own), _directives(job, own), values)
 
 
-def submit(job: Denoising, site: Site) -> str:
+def submit(job: RankedJob, site: Site) -> str:
     """Write the sbatch file and submit it; the id of the job.
 
     Raises
@@ -76,16 +79,17 @@ def submit(job: Denoising, site: Site) -> str:
     return slurm.sbatch(job.script, cwd=job.script.parent)
 
 
-def _directives(job: Denoising, site: Site) -> dict[str, str]:
+def _directives(job: RankedJob, site: Site) -> dict[str, str]:
     ranks, resources = job.ranks_per_node, job.resources
     cpus, memory = resources.cpus or site.cpus or CORES, site.memory or resources.memory
     if resources.gpus and site.gres and not site.gres.endswith(f":{ranks}"):
         raise BadOption(
-            f"gres is {site.gres!r} at this site, but {ranks} GPUs of a node are asked for: give a table [dip]"
+            f"gres is {site.gres!r} at this site, but {ranks} GPUs of a node are asked for: give a table [{job.kind}]"
         )
-    name = re.sub(r"[^\w.-]+", "-", job.script.name.removesuffix(".dip.sbatch"), flags=re.ASCII)[:24].strip("-.")
+    name = job.script.name.removesuffix(f".{job.kind}.sbatch")
+    name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:24].strip("-.")
     asked = {
-        "job-name": f"medhpc-dip-{name}",
+        "job-name": f"medhpc-{job.kind}-{name}",
         "nodes": str(job.nodes),
         "ntasks-per-node": str(ranks),
         "cpus-per-task": str(cpus),

@@ -1,4 +1,4 @@
-"""When a descent is kept: every minute, and when a signal asks for it.
+"""When long computing is kept: now and then, and when a signal asks for it; no torch.
 
 SIGUSR1 is what SLURM sends before a job's time is up. SIGINT (Ctrl-C) and SIGTERM end the process behind the iteration,
 when all is kept; said twice, at once.
@@ -10,17 +10,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medhpc.ranks.group import Ranks
+if TYPE_CHECKING:
+    from medhpc.ranks.group import Ranks
 
-CHECKPOINT_SECONDS = 60.0
 SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
 
 
 class Saving:
-    """All ranks save together: when the first one's minute is over, or any of them was asked."""
+    """All ranks save together: when the first one's time is over, or any of them was asked."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -38,9 +40,9 @@ class Saving:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def is_due(self) -> bool:
-        """Whether it is time, on all ranks alike."""
-        over = self.ranks.is_first and time.perf_counter() - self._last >= CHECKPOINT_SECONDS
+    def is_due(self, seconds: float) -> bool:
+        """Whether it is time, on all ranks alike: so many seconds after the last time, or asked for."""
+        over = self.ranks.is_first and time.perf_counter() - self._last >= seconds
         if not self.ranks.any(over or self._asked):
             return False
         self._asked, self._last = False, time.perf_counter()
@@ -58,3 +60,13 @@ class Saving:
         if number != signal.SIGUSR1:
             self._end = number
             signal.signal(number, self._before[number])
+
+
+@contextmanager
+def no_end_by_signal() -> Iterator[None]:
+    """SIGUSR1 asks for a checkpoint; where there is nothing to save yet, or any more, it is nothing."""
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
