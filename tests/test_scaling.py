@@ -199,6 +199,11 @@ def test_tasks_together_do_all_tiles_and_begin_sweeps_earlier(tmp_path: Path) ->
 # --- the command ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
 def bench(folder: Path, *words: str) -> int:
     files = [str(folder / "volume.tif"), "--network", str(folder / "net.safetensors"), "--out", str(folder / "out")]
     return run_here(["bench", "scaling", *files, "--device", "cpu", "--threads", "1", "--engine", "torch", *words])
@@ -243,7 +248,7 @@ def test_tasks_are_measured_and_told_as_a_table(files: Path, capsys: Any) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--on", "slurm"), "--on slurm cannot be had yet"),
+        (("--on", "slurm"), "inside an allocation, and this is none"),
         (("--counts", "2,4"), "counts 2,4 begin with 2: all is compared with 1"),
         (("--counts", "1,x"), "'1,x' is not a list of whole numbers"),
         (("--halo", "3"), "ranks share the rows of planes, and this plan has boxes"),
@@ -257,6 +262,7 @@ def test_what_cannot_be_is_refused_in_one_line(files: Path, capsys: Any, words: 
     assert not list((files / "out").glob("count-*"))
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_is_named(files: Path, capsys: Any) -> None:
     assert bench(files, "--scheme", "sweep", "--counts", "1") == 0
     (files / "net.safetensors").write_bytes((files / "net.safetensors").read_bytes()[:-9])
@@ -273,6 +279,7 @@ def test_the_table_is_golden(request: pytest.FixtureRequest) -> None:
     rates = Rates.of(one, of[1][0], memory=4 * 2**30, base=800 * 2**20, link=link)
     found = Scaling(
         by="ranks",
+        on="local",
         threads=2,
         device="cpu",
         cores=2,
@@ -296,6 +303,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     rates = Rates.of(one.spent[0], share, memory=10, base=1, link=None)
     found = Scaling(
         by="tasks",
+        on="local",
         threads=1,
         device="cpu",
         cores=1,

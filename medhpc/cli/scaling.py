@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medhpc.cli import early, options, run_options, show
-from medhpc.errors import BadOption
 
 if TYPE_CHECKING:
     from medhpc.scaling import Scaling
@@ -50,11 +49,15 @@ def bench() -> None:
     "--threads", type=click.IntRange(1), metavar="N", help="Of each; what the largest count leaves unless given."
 )
 @click.option(
-    "--on", type=click.Choice(["local", "slurm"]), default="local", show_default=True, help="Where; slurm: not yet."
+    "--on",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="slurm: by srun, inside an allocation.",
 )
 @run_options.without(run_options.tile_options, "threads", "store", "dtype")
 @options.as_json
-def scaling(volume: str, out: str, on: str, as_json: bool, **settings: Any) -> None:
+def scaling(volume: str, out: str, as_json: bool, **settings: Any) -> None:
     """Compute VOLUME by several numbers of ranks or tasks, and say what each took and where the time went.
 
     From the run of one, and the speed of messages between two, a model predicts up to 64, each with cores of its own.
@@ -63,9 +66,9 @@ def scaling(volume: str, out: str, on: str, as_json: bool, **settings: Any) -> N
     \b
       medhpc bench scaling brain.tif --network cells.safetensors --out scaling --scheme sweep
       medhpc bench scaling brain.tif --network cells.safetensors --out tasks --by tasks --counts 1,2,4,8
+      salloc --ntasks 16 --cpus-per-task 8 medhpc bench scaling brain.tif --network cells.safetensors \\
+        --out nodes --scheme sweep --counts 1,2,4,8,16 --threads 8 --on slurm
     """
-    if on == "slurm":
-        raise BadOption("--on slurm cannot be had yet: run the command inside an allocation, one node at a time")
     early.check_volume(volume, settings["channel"], settings["level"])
     early.check_network(settings["network"])
     from medhpc.scaling import scaling as measure
@@ -90,7 +93,7 @@ def scaling_text(found: Scaling) -> str:
         lines += ["", "predicted, each with cores of its own", show.table(_predicted(found))]
     if found.link:
         latency, speed = f"{1e6 * found.link.latency:.3g} us", f"{show.size(found.link.bandwidth)}/s"
-        lines += ["", f"between two ranks here: {latency} for an exchange, {speed}"]
+        lines += ["", f"between two ranks: {latency} for an exchange, {speed}"]
     if len(found.measured) > 1:
         worst = max((found.error(one) for one in found.measured), key=abs)
         lines += [f"the model is off by {_percent(worst)} at most where it was measured"]

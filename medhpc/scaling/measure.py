@@ -35,7 +35,7 @@ from medhpc.run.folder import create_run
 from medhpc.run.plan import BASE
 from medhpc.scaling.drawing import picture
 from medhpc.scaling.model import Link, Predicted, Rates, predict
-from medhpc.scaling.processes import ended, ranks_of, tasks_of
+from medhpc.scaling.processes import check_place, ended, ranks_of, tasks_of
 from medhpc.scaling.results import Measured, Scaling
 from medhpc.scaling.shares import Share, shares_of_ranks, shares_of_tasks
 from medhpc.tiling import tile
@@ -53,6 +53,7 @@ def scaling(
     *,
     network: str | Path,
     by: str = "ranks",
+    on: str = "local",
     counts: Sequence[int] = (1, 2, 4),
     threads: int | None = None,
     device: str = "auto",
@@ -69,6 +70,8 @@ def scaling(
     network : path
     by : {"ranks", "tasks"}
         Ranks share the rows of columns; tasks share tiles.
+    on : {"local", "slurm"}
+        Processes of this machine, or steps (srun) of the allocation that this runs in.
     counts : sequence of int
         With 1 among them.
     threads : int, optional
@@ -90,9 +93,11 @@ def scaling(
         A process failed; the counts before it are kept.
     """
     wanted, place = checked(counts), Path(folder)
+    check_place(on)
     plan = _planned(volume, place, dict(options, network=network, device=device), report)
-    threads = threads or _threads_before(place) or max(1, usable_threads() // wanted[-1])
-    found = _begun(place, Scaling(by=by, threads=threads, device=device, cores=usable_threads(), plan=plan.digest))
+    threads = threads or _threads_before(place) or max(1, usable_threads() // (1 if on == "slurm" else wanted[-1]))
+    new = Scaling(by=by, on=on, threads=threads, device=device, cores=usable_threads(), plan=plan.digest)
+    found = _begun(place, new)
     work = _Work.of(plan, by, device)
     for count in wanted:  # before the first one is computed
         work.shares(count)
@@ -102,7 +107,7 @@ def scaling(
             report(f"{count} {by if count > 1 else by.removesuffix('s')}", number, len(todo))
         found = _with(found, _measured(place, plan, found, count))
         if count > 1 and by == "ranks" and not found.link:
-            found = replace(found, link=_link(place, device))
+            found = replace(found, link=_link(place, found))
         found = replace(found, predicted=tuple(_predictions(work, found)))
         _write(place, found)
     return found
@@ -158,7 +163,7 @@ def _begun(folder: Path, wanted: Scaling) -> Scaling:
     if not file.exists():
         return wanted
     before = Scaling.read(file)
-    for name in ("by", "threads", "device", "plan", "cores"):
+    for name in ("by", "on", "threads", "device", "plan", "cores"):
         was, is_now = getattr(before, name), getattr(wanted, name)
         if was != is_now:
             raise RunNotEmpty(f"{folder} holds figures with {name} = {was}, now it is {is_now}; name another folder")
@@ -203,7 +208,7 @@ def _measured(folder: Path, plan: Plan, found: Scaling, count: int) -> Measured:
     run = _fresh(folder, plan, count)
     words = ["medhpc", "infer", str(run), "--device", found.device, "--threads", str(found.threads), "--json"]
     start = ranks_of if found.by == "ranks" else tasks_of
-    results = ended(start(words, count), folder / "log" / str(count))
+    results = ended(start(words, count, found.on, found.threads), folder / "log" / str(count))
     spent = [Spent(**one) for result in results for one in result["ranks"]]
     difference = 0 if count == 1 else _difference(_run_of(folder, 1), run)
     if count > 1:
@@ -247,10 +252,11 @@ def _difference(first: Path, second: Path) -> int:
     return int(np.rint(255 * most / spread)) if spread else int(most > 0)
 
 
-def _link(folder: Path, device: str) -> Link:
-    """Measured between two ranks on this machine."""
-    [found] = ended(ranks_of(["medhpc.ranks.ping", device], 2), folder / "log" / "ping")
-    return Link(**found)
+def _link(folder: Path, found: Scaling) -> Link:
+    """Measured between two ranks."""
+    two = ranks_of(["medhpc.ranks.ping", found.device], 2, found.on, found.threads)
+    [measured] = ended(two, folder / "log" / "ping")
+    return Link(**measured)
 
 
 def _with(found: Scaling, one: Measured) -> Scaling:

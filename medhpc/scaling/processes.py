@@ -1,4 +1,4 @@
-"""Ranks and tasks as processes of this machine, all started at once."""
+"""Ranks and tasks: processes of this machine, or of a SLURM allocation by ``srun``; all started at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medhpc.errors import RankLost
+from medhpc.errors import BadOption, RankLost
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS")
 """Variables by which a process would take itself for one of several."""
@@ -27,8 +27,11 @@ class Command:
     variables: Mapping[str, str]
 
 
-def ranks_of(words: Sequence[str], count: int) -> list[Command]:
-    """The same command as several ranks, which find each other as torchrun's do; as one, by itself."""
+def ranks_of(words: Sequence[str], count: int, on: str, threads: int = 1) -> list[Command]:
+    """The same command as several ranks, which find each other as torchrun's do, or srun's; as one, by itself."""
+    words = [sys.executable, "-m", *words]
+    if on == "slurm":
+        return [Command(words=[*_srun(count, threads), *words], variables={})]
     if count == 1:
         return [Command(words=words, variables={})]
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
@@ -37,10 +40,25 @@ def ranks_of(words: Sequence[str], count: int) -> list[Command]:
     return [Command(words=words, variables=variables) for variables in one.values()]
 
 
-def tasks_of(words: Sequence[str], count: int) -> list[Command]:
+def tasks_of(words: Sequence[str], count: int, on: str, threads: int = 1) -> list[Command]:
     """The same command as several tasks, each with its share."""
+    words = [*(_srun(1, threads) if on == "slurm" else []), sys.executable, "-m", *words]
     shares = [f"{task}/{count}" for task in range(1, count + 1)]
     return [Command(words=[*words, "--task", share], variables={}) for share in shares]
+
+
+def check_place(on: str) -> None:
+    """Refuse SLURM outside an allocation.
+
+    Raises
+    ------
+    BadOption
+    """
+    if on == "slurm" and "SLURM_JOB_ID" not in os.environ:
+        raise BadOption(
+            "--on slurm starts ranks and tasks by srun inside an allocation, and this is none; begin with salloc or "
+            "sbatch, with as many --ntasks as the largest count"
+        )
 
 
 def ended(commands: Sequence[Command], logs: Path) -> list[dict[str, Any]]:
@@ -69,15 +87,19 @@ def ended(commands: Sequence[Command], logs: Path) -> list[dict[str, Any]]:
             printed = [process.communicate()[0] for process in running]
         finally:
             for process in running:
-                process.kill()
+                process.terminate()
     _check([process.returncode for process in running], names)
     return [json.loads(text) for text in printed if text.strip()]
 
 
+def _srun(tasks: int, threads: int) -> list[str]:
+    """A step of the allocation, with as much of it as it needs."""
+    return ["srun", "--exact", "--kill-on-bad-exit=1", f"--ntasks={tasks}", f"--cpus-per-task={threads}"]
+
+
 def _process(command: Command, clean: Mapping[str, str], log: Any) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", *command.words]
     variables = {**clean, **command.variables}
-    return subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+    return subprocess.Popen(command.words, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
 
 
 def _check(codes: Sequence[int], logs: Sequence[Path]) -> None:

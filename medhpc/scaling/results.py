@@ -42,6 +42,7 @@ class Scaling:
     """All that is known of how a run scales."""
 
     by: str  # "ranks" or "tasks"
+    on: str  # "local" or "slurm"
     threads: int  # of each of them
     device: str
     cores: int  # that this machine lets us use
@@ -54,7 +55,7 @@ class Scaling:
     def note(self) -> str:
         """What to know before the figures are believed; "" if there is nothing."""
         most = max((one.count for one in self.measured), default=0)
-        if self.device.startswith("cuda") or most * self.threads <= self.cores:
+        if self.on == "slurm" or self.device.startswith("cuda") or most * self.threads <= self.cores:
             return ""
         return (
             f"{most} {self.by} of {self.threads} thread{'s' * (self.threads > 1)} share {self.cores} cores here: "
@@ -94,6 +95,7 @@ class Scaling:
             rows.append(Measured(count=row["count"], seconds=row["seconds"], difference=row["difference"], spent=spent))
         return cls(
             by=found["by"],
+            on=found["on"],
             threads=found["threads"],
             device=found["device"],
             cores=found["cores"],
