@@ -270,9 +270,22 @@ def test_a_rank_that_fails_is_named(files: Path, capsys: Any) -> None:
     assert capsys.readouterr().err.count("medhpc: error:") == 1
 
 
+def made(count: int, cpu: float, **others: Any) -> Scaling:
+    one = Measured(count=count, seconds=2.0, difference=0, spent=(spent(compute=2.0, cpu=cpu),) * count)
+    fields: dict[str, Any] = {"by": "tasks", "on": "local", "threads": 1, "device": "cpu", "cores": 2, "plan": ""}
+    return Scaling(**fields | others, measured=(one,))
+
+
+def test_a_note_tells_when_efficiency_means_nothing() -> None:
+    assert made(2, 1.9).note == made(4, 1.9, on="slurm").note == made(4, 0.1, device="cuda").note == ""
+    assert "4 tasks of 1 thread share 2 cores here" in made(4, 1.9).note
+    assert "2 tasks of 2 threads share 2 cores here" in made(2, 1.9, threads=2).note
+    assert "something else kept the cores busy while 2 tasks ran" in made(2, 1.2).note
+
+
 def test_the_table_is_golden(request: pytest.FixtureRequest) -> None:
-    one = spent(read=1, compute=90, write=2, other=1, start=3, writing=40, peak_memory=3 * 2**30)
-    two = spent(read=0.5, compute=46, exchange=4, write=2, other=1, peak_memory=2 * 2**30)
+    one = spent(cpu=180, read=1, compute=90, write=2, other=1, start=3, writing=40, peak_memory=3 * 2**30)
+    two = spent(cpu=93, read=0.5, compute=46, exchange=4, write=2, other=1, peak_memory=2 * 2**30)
     shape, network = (256, 200, 200), msd(depth=30, dilations=tuple(range(1, 11)))
     of = {count: shares_of_rows(shape, network, 16, count, written=256 * 200**2) for count in (1, 2, 4, 8, 16)}
     link = Link(latency=3e-5, bandwidth=2e9)
@@ -282,7 +295,7 @@ def test_the_table_is_golden(request: pytest.FixtureRequest) -> None:
         on="local",
         threads=2,
         device="cpu",
-        cores=2,
+        cores=4,
         plan="",
         link=link,
         measured=(

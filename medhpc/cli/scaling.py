@@ -94,9 +94,9 @@ def scaling_text(found: Scaling) -> str:
     if found.link:
         latency, speed = f"{1e6 * found.link.latency:.3g} us", f"{show.size(found.link.bandwidth)}/s"
         lines += ["", f"between two ranks: {latency} for an exchange, {speed}"]
-    if len(found.measured) > 1:
-        worst = max((found.error(one) for one in found.measured), key=abs)
-        lines += [f"the model is off by {_percent(worst)} at most where it was measured"]
+    if checked := [one for one in found.measured[1:] if found.had_cores(one.count)]:
+        worst = max((found.error(one) for one in checked), key=abs)
+        lines += [f"the model is off by {_percent(worst)} at most where there were cores to check it"]
     return "\n".join(lines + ([f"note: {found.note}"] if found.note else []))
 
 
@@ -112,6 +112,7 @@ def _measured(found: Scaling) -> list[dict[str, str]]:
         }
         row |= {part: f"{100 * one.part(part):.0f} %" for part in PARTS}
         row |= {
+            "core s": _seconds(one.cpu),
             "memory": show.memory(one.memory),
             "difference": str(one.difference),
             "predicted": _seconds(predicted.seconds) if predicted else "-",

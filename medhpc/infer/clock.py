@@ -44,6 +44,7 @@ class Spent:
     exchange: float  # talking to other ranks and waiting for them
     write: float  # waiting for commits
     other: float
+    cpu: float  # seconds of all cores, since the start was over
     reading: float  # of the reader thread, beside all this
     writing: float  # of the writer threads, added up
     sent: float  # bytes, to other ranks
@@ -68,13 +69,14 @@ class Clock:
         self._lock = threading.Lock()
         self._part: Part = "start"
         self._since, self._talked = time.perf_counter(), self._talks[0]
-        self._before = self._talks
+        self._before, self._cpu = self._talks, time.process_time()
 
     def begin(self) -> None:
         """The start is over."""
         if self._ranks:
             self._ranks.meet()
         self._turn_to("other")
+        self._cpu = time.process_time()
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
@@ -115,6 +117,7 @@ class Clock:
         names = ("sent", "received", "exchanges")
         return Spent(
             seconds=sum(self._parts.values()),
+            cpu=time.process_time() - self._cpu,
             peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self._parts,
             **self._beside,

@@ -21,6 +21,7 @@ def picture(found: Scaling) -> bytes:
     efficiency, split = figure.subplots(1, 2)
     _draw_efficiency(efficiency, found)
     _draw_split(split, found)
+    figure.legend(*split.get_legend_handles_labels(), loc="outside right center")
     if found.note:
         figure.supxlabel(found.note, fontsize="small")
     file = io.BytesIO()
@@ -48,4 +49,3 @@ def _draw_split(axes: Axes, found: Scaling) -> None:
         axes.bar(names, heights, bottom=below, label=part)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set(xlabel=found.by, ylabel="seconds")
-    axes.legend()

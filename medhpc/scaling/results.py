@@ -10,6 +10,9 @@ from typing import Any
 from medhpc.infer.clock import Spent
 from medhpc.scaling.model import Link, Predicted
 
+STARVED = 0.8
+"""Of the seconds of computing: who gets less of one core shares it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -29,6 +32,16 @@ class Measured:
     def memory(self) -> float:
         """Bytes, of the process that took most."""
         return max(one.peak_memory for one in self.spent)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of cores, of all processes."""
+        return sum(one.cpu for one in self.spent)
+
+    @property
+    def starved(self) -> bool:
+        """Whether cores were not to be had, most likely because something else kept them busy."""
+        return self.cpu < STARVED * sum(one.compute for one in self.spent)
 
     def part(self, name: str) -> float:
         """Of the time of all processes, what went into a part; "other" includes waiting for the slowest task."""
@@ -54,13 +67,21 @@ class Scaling:
     @property
     def note(self) -> str:
         """What to know before the figures are believed; "" if there is nothing."""
-        most = max((one.count for one in self.measured), default=0)
-        if self.on == "slurm" or self.device.startswith("cuda") or most * self.threads <= self.cores:
-            return ""
-        return (
-            f"{most} {self.by} of {self.threads} thread{'s' * (self.threads > 1)} share {self.cores} cores here: "
-            "efficiency says nothing where there are fewer cores than threads"
-        )
+        crowded = [one.count for one in self.measured if not self.had_cores(one.count)]
+        if crowded:
+            threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+            return (
+                f"{crowded[-1]} {self.by} of {threads} share {self.cores} cores here: efficiency says nothing where "
+                "there are fewer cores than threads"
+            )
+        starved = [str(one.count) for one in self.measured if one.starved and not self.device.startswith("cuda")]
+        if starved:
+            return f"something else kept the cores busy while {', '.join(starved)} {self.by} ran: measure again"
+        return ""
+
+    def had_cores(self, count: int) -> bool:
+        """Whether so many have a core for each thread."""
+        return self.on == "slurm" or self.device.startswith("cuda") or count * self.threads <= self.cores
 
     def speed_up(self, seconds: float) -> float:
         """Against one rank or task."""
