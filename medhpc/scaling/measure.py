@@ -95,7 +95,8 @@ def scaling(
     wanted, place = checked(counts), Path(folder)
     check_place(on)
     plan = _planned(volume, place, dict(options, network=network, device=device), report)
-    threads = threads or _threads_before(place) or max(1, usable_threads() // (1 if on == "slurm" else wanted[-1]))
+    left = usable_threads() // (1 if on == "slurm" else wanted[-1])
+    threads = threads or _threads_before(place) or max(1, left)
     new = Scaling(by=by, on=on, threads=threads, device=device, cores=usable_threads(), plan=plan.digest)
     found = _begun(place, new)
     work = _Work.of(plan, by, device)
@@ -163,7 +164,7 @@ def _begun(folder: Path, wanted: Scaling) -> Scaling:
     if not file.exists():
         return wanted
     before = Scaling.read(file)
-    for name in ("by", "on", "threads", "device", "plan", "cores"):
+    for name in ("by", "on", "threads", "device", "plan", *(["cores"] if wanted.on == "local" else [])):
         was, is_now = getattr(before, name), getattr(wanted, name)
         if was != is_now:
             raise RunNotEmpty(f"{folder} holds figures with {name} = {was}, now it is {is_now}; name another folder")
