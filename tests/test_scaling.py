@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranked import on_ranks
@@ -19,6 +20,7 @@ from test_native import built
 
 from medhpc.cli.main import run_here
 from medhpc.cli.scaling import scaling_text
+from medhpc.engine import TorchEngine
 from medhpc.errors import BadOption
 from medhpc.infer import infer
 from medhpc.infer.clock import Clock, Spent, read_ahead
@@ -26,6 +28,7 @@ from medhpc.ranks.group import Ranks
 from medhpc.ranks.ping import ping
 from medhpc.run import Run
 from medhpc.scaling import Link, Measured, Scaling
+from medhpc.scaling.ghosts import cost_of_ghosts
 from medhpc.scaling.model import Rates, predict
 from medhpc.scaling.shares import Share, shares_of_ranks, shares_of_rows, shares_of_tasks
 from medhpc.tiling import tile
@@ -121,6 +124,19 @@ def test_ranks_send_what_the_model_says(tmp_path: Path, size: int, engine: str) 
     assert all(one.exchange > 0 for one in everyones[0])
 
 
+def test_the_rows_of_neighbours_cost_something_and_a_rate_for_them_makes_ranks_slower() -> None:
+    ghost = cost_of_ghosts(TorchEngine(msd(depth=3), torch.device("cpu")), 12, 4)
+    assert 0 <= ghost < 100
+    one, inner = (shares_of_rows((9, 40, 8), msd(depth=3), 4, count, written=9) for count in (1, 4))
+    link = Link(latency=0, bandwidth=1e9)
+    free, dear = (
+        Rates.of(spent(compute=8.0), one[0], memory=9, base=1, link=link, ghost=ghost) for ghost in (0.0, 0.5)
+    )
+    assert predict(dear, one, in_step=True) == predict(free, one, in_step=True)
+    # a rank in the middle has 10 rows, and 2 x 3 of its neighbours
+    assert predict(dear, inner, in_step=True).compute == pytest.approx(8.0 * (10 + 0.5 * 6) / 40)
+
+
 def test_a_ping_gives_a_link() -> None:
     (found, other) = on_ranks(2, ping, 2)
     assert found.keys() == other.keys() == {"latency", "bandwidth"}
@@ -152,7 +168,7 @@ def test_ranks_compute_each_voxel_once_and_what_is_sent_arrives(
     assert sum(share.computed for share in shares) == sum(share.read for share in shares) == z * y * x
     assert sum(share.sent for share in shares) == sum(share.received for share in shares)
     assert sum(share.written for share in shares) == 5
-    assert (sum(share.sent for share in shares) == 0) == (ranks == 1)
+    assert (sum(share.sent for share in shares) == 0) == (sum(share.ghosts for share in shares) == 0) == (ranks == 1)
 
 
 TIMES = st.floats(0.001, 100)

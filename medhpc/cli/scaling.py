@@ -94,8 +94,8 @@ def scaling_text(found: Scaling) -> str:
     if found.link:
         latency, speed = f"{1e6 * found.link.latency:.3g} us", f"{show.size(found.link.bandwidth)}/s"
         lines += ["", f"between two ranks: {latency} for an exchange, {speed}"]
-    if checked := [one for one in found.measured[1:] if found.had_cores(one.count)]:
-        worst = max((found.error(one) for one in checked), key=abs)
+    if found.checks:
+        worst = max(map(found.error, found.checks), key=abs)
         lines += [f"the model is off by {_percent(worst)} at most where there were cores to check it"]
     return "\n".join(lines + ([f"note: {found.note}"] if found.note else []))
 

@@ -4,6 +4,7 @@
 measure         each count in turn, what it took, and whether it gave the same; goes on where it was
 processes       ranks and tasks as processes of this machine
 shares          what each rank or task of a plan computes, reads, writes and sends: integers
+ghosts          what the neighbours' rows cost
 model           what that takes, by the rates of one rank and of a link between two
 results         all that is known, as JSON keeps it
 drawing         efficiency and time as a picture

@@ -34,6 +34,7 @@ from medhpc.run.durable import write_durably
 from medhpc.run.folder import create_run
 from medhpc.run.plan import BASE
 from medhpc.scaling.drawing import picture
+from medhpc.scaling.ghosts import cost_of_ghosts
 from medhpc.scaling.model import Link, Predicted, Rates, predict
 from medhpc.scaling.processes import check_place, ended, ranks_of, tasks_of
 from medhpc.scaling.results import Measured, Scaling
@@ -179,6 +180,7 @@ class _Work:
     by: str
     network: Any = None  # of a sweep
     around: int = 0  # planes that a task of a sweep computes before its own
+    ghost: float = 0.0  # seconds of a row that a rank gets, in those of a row that it computes
 
     @classmethod
     def of(cls, plan: Plan, by: str, device: str) -> _Work:
@@ -191,7 +193,9 @@ class _Work:
             return cls(plan=plan, by=by)
         network = nets.load(plan.network.path)
         engine = engines.load(network, name=plan.cost.engine, device=device, threads=1)
-        return cls(plan=plan, by=by, network=network, around=engine.sweep_warm_up(plan.sweep.step))
+        step = plan.sweep.step
+        ghost = cost_of_ghosts(engine, plan.columns[0].read.shape[2], step) if by == "ranks" else 0.0
+        return cls(plan=plan, by=by, network=network, around=engine.sweep_warm_up(step), ghost=ghost)
 
     def shares(self, count: int) -> list[Share]:
         """Of so many."""
@@ -271,7 +275,8 @@ def _with(found: Scaling, one: Measured) -> Scaling:
 def _predictions(work: _Work, found: Scaling) -> list[Predicted]:
     """Of all counts that this plan can be shared by."""
     plan, one, known = work.plan, found.measured[0], [row.count for row in found.measured]
-    rates = Rates.of(one.spent[0], work.shares(1)[0], memory=plan.memory_bytes, base=BASE, link=found.link)
+    known_of_one = {"memory": plan.memory_bytes, "base": BASE}
+    rates = Rates.of(one.spent[0], work.shares(1)[0], **known_of_one, link=found.link, ghost=work.ghost)
     counts = {*known, *COUNTS} if found.link or found.by == "tasks" else set(known)
     rows = []
     for count in sorted(counts):

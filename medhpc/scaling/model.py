@@ -1,8 +1,9 @@
 """What a number of ranks or tasks would take, by the rates of one.
 
 Each has its own cores and its own memory bandwidth, and files are as fast for many as for one. Computing and reading
-take a time for each voxel, an exchange its latency and its bytes. Commits lie behind the computing as far as that
-lasts; of ranks, the first one makes them all. What a run takes besides does not become less.
+take a time for each voxel, the neighbours' rows a part of it, an exchange its latency and its bytes. Commits lie behind
+the computing as far as that lasts; of ranks, the first one makes them all. What a run takes besides does not become
+less.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Rates:
     """What one rank, or one task that had all tiles, took."""
 
     compute: float  # seconds for each voxel computed
+    ghost: float  # seconds for each voxel of the neighbours' rows
     read: float  # seconds for each voxel read, of waiting
     write: float  # seconds for each voxel written, of waiting
     hidden: float  # seconds for each voxel written, of commits behind the computing
@@ -38,11 +40,12 @@ class Rates:
     link: Link | None
 
     @classmethod
-    def of(cls, spent: Spent, share: Share, *, memory: int, base: int, link: Link | None) -> Rates:
-        """From what was measured of the one that did it all."""
+    def of(cls, spent: Spent, share: Share, *, memory: int, base: int, link: Link | None, ghost: float = 0.0) -> Rates:
+        """From what was measured of the one that did it all; `ghost` is what :mod:`medhpc.scaling.ghosts` measures."""
         hidden = min(max(0.0, spent.writing / WRITERS - spent.write), spent.compute + spent.read)
         return cls(
             compute=spent.compute / share.computed,
+            ghost=ghost * spent.compute / share.computed,
             read=spent.read / share.read,
             write=spent.write / share.written,
             hidden=hidden / share.written,
@@ -97,7 +100,7 @@ def predict(rates: Rates, shares: Sequence[Share], *, in_step: bool) -> Predicte
 
 def _times(rates: Rates, share: Share) -> dict[str, float]:
     """Seconds of each part."""
-    compute, read = rates.compute * share.computed, rates.read * share.read
+    compute, read = rates.compute * share.computed + rates.ghost * share.ghosts, rates.read * share.read
     exchange = 0.0
     if share.exchanges:
         assert rates.link

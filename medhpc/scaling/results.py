@@ -68,20 +68,27 @@ class Scaling:
     def note(self) -> str:
         """What to know before the figures are believed; "" if there is nothing."""
         crowded = [one.count for one in self.measured if not self.had_cores(one.count)]
+        starved = [str(one.count) for one in self.measured if one.starved and self.had_cores(one.count)]
+        notes = []
         if crowded:
             threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-            return (
+            notes.append(
                 f"{crowded[-1]} {self.by} of {threads} share {self.cores} cores here: efficiency says nothing where "
                 "there are fewer cores than threads"
             )
-        starved = [str(one.count) for one in self.measured if one.starved and not self.device.startswith("cuda")]
-        if starved:
-            return f"something else kept the cores busy while {', '.join(starved)} {self.by} ran: measure again"
-        return ""
+        if starved and not self.device.startswith("cuda"):
+            notes.append(f"something else kept the cores busy while {', '.join(starved)} {self.by} ran: measure again")
+        return "; ".join(notes)
 
     def had_cores(self, count: int) -> bool:
         """Whether so many have a core for each thread."""
         return self.on == "slurm" or self.device.startswith("cuda") or count * self.threads <= self.cores
+
+    @property
+    def checks(self) -> list[Measured]:
+        """What the model can be checked against."""
+        fair = [one for one in self.measured if self.had_cores(one.count) and not one.starved]
+        return fair[1:] if fair[:1] == list(self.measured[:1]) else []
 
     def speed_up(self, seconds: float) -> float:
         """Against one rank or task."""

@@ -31,6 +31,8 @@ class Share:
     ----------
     computed, read, written : int
         Voxels.
+    ghosts : int
+        Voxels of the neighbours' rows.
     sent, received : int
         Bytes.
     exchanges : int
@@ -42,6 +44,7 @@ class Share:
     computed: int
     read: int
     written: int
+    ghosts: int = 0
     sent: int = 0
     received: int = 0
     exchanges: int = 0
@@ -88,6 +91,7 @@ def shares_of_rows(
                 computed=z * len(rows) * x,
                 read=z * len(rows) * x,
                 written=written if first else 0,
+                ghosts=z * reach * neighbours * x,
                 sent=faces + own,
                 received=faces + (others if first else 0),
                 exchanges=sum(turns),
