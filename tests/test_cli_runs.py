@@ -176,6 +176,7 @@ PLAN = {
     "scheme": "boxes",
     "schemes": [],
     "columns": 0,
+    "ranks": 1,
     "compare": False,
     "splits": False,
     "output_bytes": 432537600,

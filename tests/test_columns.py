@@ -18,6 +18,7 @@ from medhpc.infer import infer
 from medhpc.infer.columns import stretches
 from medhpc.ranks.group import Ranks
 from medhpc.run import Plan, Run
+from medhpc.run.plan import BASE
 from medhpc.tiling import tile
 
 pytestmark = pytest.mark.usefixtures("quick_measure", "quick_disk")
@@ -159,6 +160,17 @@ def test_ranks_share_the_rows_of_a_sweep(tmp_path: Path, size: int, engine: str)
     Run(shared).require_all()
     assert np.abs(stored(shared).astype(int) - stored(alone).astype(int)).max() <= 1
     assert np.abs(stored(shared)[0] - 255 * probabilities(whole(msd(depth=4), volume))[0]).max() <= 1
+
+
+def test_a_plan_for_ranks_counts_the_memory_of_each(tmp_path: Path) -> None:
+    volume = cells((40, 200, 200))
+    alone, _ = planned(tmp_path, volume, "alone", scheme="sweep")
+    shared, _ = planned(tmp_path, volume, "shared", scheme="sweep", ranks=4)
+    assert shared.memory_bytes - BASE < 0.6 * (alone.memory_bytes - BASE)  # 50 rows of 200, 6 of neighbours, scratch
+    with pytest.raises(BadOption, match="these are boxes"):
+        planned(tmp_path, volume, "boxes", ranks=2)
+    with pytest.raises(BadOption, match=r"80 ranks for 200 rows.*use at most 66"):
+        planned(tmp_path, volume, "many", scheme="sweep", ranks=80)
 
 
 def test_too_many_ranks_are_refused_with_the_number_that_fits(tmp_path: Path) -> None:

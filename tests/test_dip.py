@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from noisy_images import TINY, noisy, smooth, store
+from scipy.ndimage import gaussian_filter
 
 from medhpc.cli.main import run_here
 from medhpc.dip import descent, memory, precision
@@ -50,6 +51,13 @@ def test_rician_noise_is_told_by_the_air(air):
     assert found.kind == "rician" and found.sigma == pytest.approx(30, rel=0.08)
     assert estimate_noise(noisy(image, 30.0).clip(0)).kind == "gaussian"  # cut at zero, as photos are
     assert estimate_noise(np.where(image > 0, noisy(image, 30.0), 0)).kind == "gaussian"
+
+
+def test_tissue_that_varies_as_air_does_but_smoothly_is_not_taken_for_it():
+    rng = np.random.default_rng(0)
+    real, imaginary = (gaussian_filter(rng.normal(size=(32, 32, 32)), 1.5) for _ in range(2))
+    image = 500 * np.hypot(real, imaginary) / real.std() + 1
+    assert estimate_noise(noisy(image, 9.0).clip(1)).kind == "gaussian"
 
 
 def test_what_is_given_is_kept():

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import cells, msd, write_tiff
 
 from medhpc.cli.main import run_here
 from medhpc.errors import BadOption
 from medhpc.jobs.packing import Resources
 from medhpc.jobs.ranked import RankedJob, text_of
 from medhpc.jobs.site import Site
+from medhpc.tiling import tile
 from medhpc.volume import create_volume
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +28,7 @@ SITE = Site(partition="long", modules=("python/3.11",), scratch="/local", steps=
 OPTIONS = ("--radius", "6.0", "--minutes", "60.0")
 VALUES = {
     "dip": {"OPTIONS": ("--preset", "small"), "VOLUME": "/data/head.nii.gz", "CLEAN": "/results/clean.nii.gz"},
+    "sweep": {"OPTIONS": ("--threads", "16"), "RUN": "/results/my brain.run"},
     "train": {"OPTIONS": OPTIONS, "FILES": ("/data/my brain.tif", "/data/cells.csv"), "NET": "/results/a.safetensors"},
 }
 # Prints its arguments as JSON: stands for srun, and what follows its two options for medhpc.
@@ -39,7 +42,7 @@ def job_of(kind, values=None, gpus=0):
     return RankedJob(kind=kind, out=out, values=values, nodes=2, ranks_per_node=4, resources=resources)
 
 
-@pytest.mark.parametrize("kind", ["dip", "train"])
+@pytest.mark.parametrize("kind", list(VALUES))
 def test_golden(kind, request):
     golden, text = GOLDEN / f"{kind}.sbatch", text_of(job_of(kind, gpus=int(kind == "dip")), SITE, ["medhpc"])
     if request.config.getoption("--golden"):
@@ -141,3 +144,37 @@ def test_what_makes_no_job_is_refused_before_it_is_submitted(pair, options, word
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
     assert not list(tmp_path.glob("net*"))
+
+
+@pytest.fixture
+def columns(tmp_path, monkeypatch):
+    """A run whose columns are for three ranks."""
+    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
+    (tmp_path / "site.toml").write_text('[infer]\npartition = "wide"\n')
+    msd(depth=2).save(tmp_path / "net.safetensors")
+    write_tiff(tmp_path / "a.tif", cells((20, 24, 24)))
+    options = {"device": "cpu", "threads": 2, "engine": "torch", "exact": True, "scheme": "sweep", "ranks": 3}
+    tile(tmp_path / "a.tif", tmp_path / "a.run", network=tmp_path / "net.safetensors", **options)
+    return ["infer", str(tmp_path / "a.run")]
+
+
+def test_the_ranks_of_a_plan_become_a_job(columns, tmp_path, capsys):
+    text = dry([*columns, "--threads", "4"], capsys)
+    assert f"RUN={tmp_path / 'a.run'}\n" in text and "OPTIONS=(--threads 4)\n" in text
+    assert "#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=1\n#SBATCH --cpus-per-task=4\n" in text
+    assert "#SBATCH --partition=wide\n" in text
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n" in dry([*columns, "--tasks-per-node", "2"], capsys)
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["--nodes", "2"], "--nodes is for jobs: add --submit"),
+        (["--submit", "--nodes", "2"], "planned for 3 ranks, 2 are asked for"),
+        (["--submit", "--task", "1/2"], "--submit computes all that is missing"),
+    ],
+)
+def test_what_the_ranks_of_a_plan_are_not_is_refused(columns, options, word, capsys):
+    assert run_here([*columns, *options]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1

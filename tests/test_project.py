@@ -133,6 +133,11 @@ def test_train_template(tmp_path, srun):
     )
 
 
+def test_sweep_template(tmp_path, srun):
+    text = template("sweep.sbatch", tmp_path, RUN="a b.run", **srun)
+    assert text == "[--kill-on-bad-exit=1][--cpus-per-task=1][infer][--][a b.run]\n"
+
+
 def test_dip_template(tmp_path, srun):
     text = template("dip.sbatch", tmp_path, VOLUME="a b.nii", CLEAN="c.nii", **srun)
     assert text == "[--kill-on-bad-exit=1][--cpus-per-task=1][dip][--][a b.nii][c.nii]\n"

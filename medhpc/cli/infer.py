@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from medhpc.cli import early, options, show
+from medhpc.cli import early, infer_submit, options, ranked, show
 from medhpc.errors import BadOption
 from medhpc.ranks.launch import launched
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--keep-going", is_flag=True, help="Go on with the other tiles where one fails.")
 @options.device
 @options.threads
+@infer_submit.job_options
 @options.as_json
 def infer(
     runs: tuple[str, ...],
@@ -36,7 +37,9 @@ def infer(
     keep_going: bool,
     device: str,
     threads: int | None,
+    submit: bool,
     as_json: bool,
+    **job: Any,
 ) -> None:
     """Predict the tiles of RUN that are not done yet; again after a kill, it does what is missing or damaged.
 
@@ -45,13 +48,18 @@ def infer(
 
     Columns (`medhpc tile --scheme columns|sweep`, or --exact) are computed plane by plane: a task that begins or goes
     on in the middle of one computes as many planes before it again as the network sees. Started by torchrun or srun,
-    ranks share the rows of the planes.
+    or with --submit, ranks share the rows of the planes (`medhpc tile --ranks`).
 
     \b
       medhpc infer brain.run
       medhpc infer brain.run --task "$((SLURM_ARRAY_TASK_ID + 1))/32"
       torchrun --nproc-per-node 4 -m medhpc infer brain.run
+      medhpc infer brain.run --submit --nodes 4
     """
+    if submit:
+        infer_submit.submit(_only(runs), job, threads, [task, tiles, missing], as_json)
+        return
+    ranked.check_no_job()
     from medhpc import infer as inference
 
     @cache  # once for all runs of a task

@@ -98,7 +98,8 @@ def _cost(plan: Summary) -> dict[str, str]:
         "work": _work(plan),
         "time": f"{_predicted(plan['seconds'])} in one task on this machine ({machine}); "
         f"{_predicted(plan['seconds_per_tile']).removeprefix('about ')} a tile",
-        "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}",
+        "memory": f"about {show.memory(plan['memory_bytes'])} of {show.memory(plan['memory_limit_bytes'])}"
+        + (f", on each of {plan['ranks']} ranks" if plan["ranks"] > 1 else ""),
         "disk": f"at most {show.size(plan['output_bytes'])} in {plan['output_files']:,} files; "
         f"free are {show.size(plan['free_bytes'])} and {plan['free_inodes']:,} inodes",
     }

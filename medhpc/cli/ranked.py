@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,14 @@ submit_option = click.option(
 nodes_option = click.option(
     "--nodes", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="With --submit."
 )
+tasks_option = click.option(
+    "--tasks-per-node",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="M",
+    help="With --submit: ranks of a node without GPUs, such as one for each socket.",
+)
 gpus_option = click.option(
     "--gpus", type=click.IntRange(0), default=0, show_default=True, metavar="M", help="With --submit: of a node."
 )
@@ -38,6 +46,15 @@ def check_no_job() -> None:
     for name in JOBS:
         if name in context.params and not _is_default(context, name):
             raise BadOption(f"--{name.replace('_', '-')} is for jobs: add --submit")
+
+
+def ranks_of_node(job: Mapping[str, Any]) -> int:
+    """What --gpus and --tasks-per-node come to."""
+    if job["gpus"] and job["tasks_per_node"] > 1:
+        raise BadOption(
+            "--gpus starts a rank for each GPU, and --tasks-per-node is for nodes without: give one of them"
+        )
+    return int(max(job["gpus"], job["tasks_per_node"]))
 
 
 def submit(job: RankedJob, dry_run: bool, as_json: bool) -> None:

@@ -71,6 +71,14 @@ tile_options = options.together(
         "--exact", is_flag=True, help="Accept no approximation: equal to un-tiled inference, but for rounding."
     ),
     click.option(
+        "--ranks",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Processes that will share the rows of columns (infer --submit, srun, torchrun); --memory is each one's.",
+    ),
+    click.option(
         "--blend",
         type=click.Choice(["none", "gaussian", "linear"]),
         default="none",

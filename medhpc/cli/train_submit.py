@@ -22,14 +22,7 @@ STEPS_SECONDS = 4 * 3600
 job_options = options.together(
     ranked.submit_option,
     ranked.nodes_option,
-    click.option(
-        "--tasks-per-node",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        metavar="M",
-        help="With --submit: ranks of a node without GPUs, such as one for each socket.",
-    ),
+    ranked.tasks_option,
     ranked.gpus_option,
     click.option(
         "--time",
@@ -52,12 +45,8 @@ def submit(
     from medhpc.jobs.packing import Resources
     from medhpc.jobs.ranked import RankedJob
 
-    gpus, per_node = job["gpus"], job["tasks_per_node"]
-    if gpus and per_node > 1:
-        raise BadOption(
-            "--gpus starts a rank for each GPU, and --tasks-per-node is for nodes without: give one of them"
-        )
-    ranks = job["nodes"] * max(gpus, per_node)
+    gpus, per_node = job["gpus"], ranked.ranks_of_node(job)
+    ranks = job["nodes"] * per_node
     if chosen.batch < ranks and settings["batch"]:
         raise BadOption(f"batch {chosen.batch} for {ranks} ranks: each needs a patch; start fewer")
     out = os.path.abspath(settings["out"])
@@ -70,7 +59,7 @@ def submit(
             "NET": out,
         },
         nodes=job["nodes"],
-        ranks_per_node=max(gpus, per_node),
+        ranks_per_node=per_node,
         resources=Resources(
             cpus=settings["threads"] or 0,
             memory=_memory(pairs, chosen, on_gpu=bool(gpus)),

@@ -29,8 +29,8 @@ class RankedJob:
 
     Attributes
     ----------
-    kind : {"dip", "train"}
-        Names the template, the table in ``site.toml``, and the job.
+    kind : {"dip", "train", "sweep"}
+        Names the template and the job, and the table in ``site.toml`` (a sweep computes tiles: ``[infer]``).
     out : str
         Absolute path of what is written.
     values : mapping of str to str, or sequence of str
@@ -54,6 +54,11 @@ class RankedJob:
         return self.nodes * self.ranks_per_node
 
     @property
+    def table(self) -> str:
+        """In ``site.toml``."""
+        return "infer" if self.kind == "sweep" else self.kind
+
+    @property
     def script(self) -> Path:
         """Where the sbatch file lies; the log lies beside it."""
         return Path(f"{self.out.partition(':/')[0]}.{self.kind}.sbatch")
@@ -61,7 +66,7 @@ class RankedJob:
 
 def text_of(job: RankedJob, site: Site, medhpc: Sequence[str] | None = None) -> str:
     """The sbatch file; `medhpc` is the command that starts medhpc, where the site names none."""
-    own = site.of(job.kind)
+    own = site.of(job.table)
     values = environment_of(own, command_of(own, medhpc or here()))
     for name, value in job.values.items():
         values.append(f"{name}={shlex.quote(value)}" if isinstance(value, str) else array(name, value))
@@ -84,7 +89,7 @@ def _directives(job: RankedJob, site: Site) -> dict[str, str]:
     cpus, memory = resources.cpus or site.cpus or CORES, site.memory or resources.memory
     if resources.gpus and site.gres and not site.gres.endswith(f":{ranks}"):
         raise BadOption(
-            f"gres is {site.gres!r} at this site, but {ranks} GPUs of a node are asked for: give a table [{job.kind}]"
+            f"gres is {site.gres!r} at this site, but {ranks} GPUs of a node are asked for: give a table [{job.table}]"
         )
     name = job.script.name.removesuffix(f".{job.kind}.sbatch")
     name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:24].strip("-.")

@@ -135,7 +135,8 @@ class Sweep:
     """The tiles of a column are computed together, while its planes stream along z through the network."""
 
     step: int  # planes that are computed at once
-    bytes: int  # that a task uses in all
+    bytes: int  # that a task uses in all; of several ranks, each
+    ranks: int = 1  # that share the rows of the planes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,13 +72,22 @@ class Planner:
         )
 
     def way(
-        self, scheme: str, exact: bool, halo: Halo, size: Index | None, cost: Cost, blend: Blend, stored: Stored
+        self,
+        scheme: str,
+        exact: bool,
+        ranks: int,
+        halo: Halo,
+        size: Index | None,
+        cost: Cost,
+        blend: Blend,
+        stored: Stored,
     ) -> Way:
         """Boxes, or columns: what is computed at a time."""
         tile = size or self.tile(halo, cost, blend)
         if reason := why_no_sweep(self.engine, blend.mode):
-            if scheme in ("columns", "sweep"):
-                raise BadOption(f"scheme '{scheme}': {reason}; use --scheme boxes")
+            if scheme in ("columns", "sweep") or ranks > 1:
+                asked = f"scheme '{scheme}'" if ranks == 1 else f"{ranks} ranks"
+                raise BadOption(f"{asked}: {reason}; use --scheme boxes, whose tiles tasks share")
             return Way(halo=halo, tile=tile)
         sweeping = Sweeping(
             engine=self.engine,
@@ -87,6 +96,7 @@ class Planner:
             stored=stored,
             memory=cost.memory,
             seconds_per_voxel=cost.seconds_per_voxel,
+            ranks=ranks,
             size=size,
         )
         halos = [halo] if halo.how == "exact" else [halo, exact_halo(self.engine.network, sweeping.radius)]
@@ -94,13 +104,15 @@ class Planner:
         schemes = [boxes(grid, h, cost) for grid, h in zip(grids, halos, strict=True)]
         schemes += [sweeping.scheme("columns", h) for h in halos] + [sweeping.scheme("sweep", halos[-1])]
         chosen = choose_scheme(scheme, schemes, cost.memory, exact=exact)
+        if chosen.name == "boxes" and ranks > 1:
+            raise BadOption(f"{ranks} ranks share the rows of columns, and these are boxes; add --exact or --scheme")
         if chosen.name == "boxes":
             return Way(halo=halo, tile=tile, schemes=tuple(schemes))
         how = "exact" if chosen.exact else halo.how
         return Way(
             halo=replace(halo, size=chosen.halo, how=how),
             tile=sweeping.tile(chosen.column),
-            sweep=Sweep(step=sweeping.step, bytes=chosen.bytes),
+            sweep=Sweep(step=sweeping.step, bytes=chosen.bytes, ranks=ranks),
             schemes=tuple(schemes),
         )
 

@@ -60,6 +60,7 @@ def tile(
     memory: int = 8 * 2**30,
     scheme: str = "auto",
     exact: bool = False,
+    ranks: int = 1,
     blend: str = "none",
     window: str | Index = (96, 96, 96),
     overlap: float = 0.5,
@@ -100,6 +101,8 @@ def tile(
         See :mod:`medhpc.tiling.schemes`. ``auto``: boxes; with `exact`, what computes the fewest voxels.
     exact : bool
         Equal to un-tiled inference but for rounding: no halo below the receptive radius, no blending.
+    ranks : int
+        Processes (torchrun, srun) that will share the rows of columns; `memory` is then that of each.
     blend : {"none", "gaussian", "linear"}
         Overlapping windows, weighted, for networks whose halo would be too large; then `window` (z, y, x voxels) and
         `overlap` (a fraction) say which, and `halo` has no meaning.
@@ -153,7 +156,7 @@ def tile(
             normalization=choose_normalization(normalize, loaded, readable, nan),
         )
         found = planner.halo(halo, tolerance, size, cost, blended, stored.kind)
-        way = planner.way(scheme, exact, found, size, cost, blended, stored)
+        way = planner.way(scheme, exact, ranks, found, size, cost, blended, stored)
         shard, chunk = shard_shape(way.tile, source.shape)
         if not way.sweep:
             cost = dataclasses.replace(cost, needed=planner.needed(way.halo, way.tile, cost, blended))

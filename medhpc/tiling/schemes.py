@@ -22,6 +22,7 @@ import numpy as np
 from medhpc.engine import Engine
 from medhpc.errors import BadOption
 from medhpc.geometry import Box, Grid, Index
+from medhpc.ranks.slabs import divide
 from medhpc.run.parts import computed_in_parts
 from medhpc.run.plan import BASE, Cost, Halo, Scheme, Stored, Sweep
 from medhpc.run.shards import EDGE
@@ -57,6 +58,8 @@ class Sweeping:
     memory : int
         Bytes that a task may use.
     seconds_per_voxel : float
+    ranks : int
+        That share the rows of a column.
     size : (z, y, x), optional
         Of a column along y and x, and of what is stored of it at a time along z, where the user says so.
     """
@@ -67,6 +70,7 @@ class Sweeping:
     stored: Stored
     memory: int
     seconds_per_voxel: float
+    ranks: int = 1
     size: Index | None = None
 
     @property
@@ -107,6 +111,7 @@ class Sweeping:
     def _costed(self, name: str, column: Index, halo: Index, exact: bool, computed: int) -> Scheme:
         grid = self._grid(column, halo)
         z, y, x = (max(grid.reads_along(axis)) for axis in range(3))
+        y = self._rows(y)
         numbers = self.volume.dtype.itemsize + 2 * 4
         waiting = PLANES * self.step * self.volume.channels * numbers
         written = 2 * self.tile(column)[0] * self.stored.channels * np.dtype(self.stored.dtype).itemsize
@@ -120,6 +125,12 @@ class Sweeping:
             bytes=needed,
             fits=needed <= self.memory,
         )
+
+    def _rows(self, length: int) -> int:
+        """Of a column, the rows that the rank with most of them keeps: its own, and its neighbours' beside them."""
+        reach = max(self.engine.network.dilations) if self.ranks > 1 else 0
+        slabs = divide(length, self.ranks, least=max(reach, 1), what="rows")
+        return max(len(rows) + reach * ((n > 0) + (n < self.ranks - 1)) for n, rows in enumerate(slabs.all()))
 
     def _grid(self, column: Index, halo: Index) -> Grid:
         least = tuple(self.engine.network.minimum_shape)

@@ -69,6 +69,7 @@ def summarize(plan: Plan, folder: str | Path) -> dict[str, Any]:
         "scheme": plan.scheme,
         "schemes": [asdict(row) | {"work": row.computed / plan.region.size} for row in plan.schemes],
         "columns": len(plan.columns) if plan.sweep else 0,
+        "ranks": plan.sweep.ranks if plan.sweep else 1,
         "compare": bool(plan.request.get("exact")) or plan.request.get("scheme", "auto") != "auto",
         "splits": plan.splits,
         "output_bytes": plan.stored_bytes,
