@@ -30,6 +30,7 @@ from medhpc import engine as engines
 from medhpc.geometry import Box, Grid, Index
 from medhpc.nets import MSD
 from medhpc.run.plan import BASE, Cost, Halo, Stored
+from medhpc.scaling.shares import shares_of_rows
 from medhpc.tiling.halo import exact_halo
 from medhpc.tiling.schemes import Sweeping, boxes
 from medhpc.tiling.size import choose_tile
@@ -187,21 +188,20 @@ def sweeping_of(engine: engines.Engine, volume: Index, cost: Cost) -> Sweeping:
 
 def ranks_of(engine: engines.Engine, edge: int, cost: Cost) -> Iterator[dict[str, Any]]:
     """The sweep of a cube by several ranks of one thread each, of which each has some rows."""
-    net, reach = engine.network, max(engine.network.dilations)
-    maps = net.in_channels + len(net.dilations)
+    net = engine.network
     for ranks in RANKS:
-        rows = math.ceil(edge / ranks)
-        if ranks > 1 and rows < reach:
+        if ranks > 1 and edge // ranks < max(net.dilations):
             continue
-        ghosts = 0 if ranks == 1 else 2 * reach if ranks > 2 else reach
-        plane = dataclasses.replace(sweeping_of(engine, (edge, rows + ghosts, edge), cost), memory=2**60)
+        shares = shares_of_rows((edge,) * 3, net, engine.sweep_step, ranks)
+        rows = max(share.pixels for share in shares) // edge  # with the neighbours'
+        plane = dataclasses.replace(sweeping_of(engine, (edge, rows, edge), cost), memory=2**60)
         scheme = plane.scheme("sweep", exact_halo(net, max(net.receptive_radius)))
         yield {
             "cube": edge,
             "ranks": ranks,
             "GiB a rank": scheme.bytes / 2**30,
-            "hours": edge * rows * edge * cost.seconds_per_voxel / 3600,
-            "GB sent by a rank": maps * ghosts * edge * edge * 4 / 1e9,
+            "hours": max(share.computed for share in shares) * cost.seconds_per_voxel / 3600,
+            "GB sent by a rank": max(share.sent for share in shares) / 1e9,
         }
 
 

@@ -23,6 +23,7 @@ from medhpc.cli import (
     jobs,
     report,
     runs,
+    scaling,
     site,
     status,
     training,
@@ -40,7 +41,7 @@ SECTIONS = {
     "Networks": (training.train, engines.engines),
     "Denoising": (dip.dip, dip_plan.dip_plan),
     "Volumes": (volumes.info, volumes.convert),
-    "Also": (report.report, runs.clean, demo.demo),
+    "Also": (report.report, runs.clean, scaling.bench, demo.demo),
 }
 
 

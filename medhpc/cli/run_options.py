@@ -182,6 +182,22 @@ def without_requirement(decorate: Callable[..., Any], name: str) -> Callable[...
     return decorated
 
 
+def without(decorate: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """The same options but for some."""
+
+    def nothing() -> None:
+        """Carries the options."""
+
+    kept = [option for option in decorate(nothing).__click_params__ if option.name not in names]
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        before = getattr(command, "__click_params__", [])
+        command.__click_params__ = [*before, *kept]  # type: ignore[attr-defined]
+        return command
+
+    return decorated
+
+
 def arguments(decorate: Callable[..., Any], leave_out: Sequence[str] = ()) -> list[str]:
     """The options among these that the user gave to the running command, as another command takes them."""
 

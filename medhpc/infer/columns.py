@@ -28,8 +28,9 @@ import torch
 from medhpc.engine import BlockTooLarge, Engine
 from medhpc.errors import BadOption, DiskFull, NoPermission, RankLost
 from medhpc.geometry import Box, Tile
+from medhpc.infer.clock import AHEAD, Clock, read_ahead
 from medhpc.infer.predict import ENGINE_KIND, encode
-from medhpc.infer.results import AHEAD, WRITERS, Tally
+from medhpc.infer.results import WRITERS, Tally
 from medhpc.ranks.group import ALONE, Ranks
 from medhpc.ranks.slabs import Slabs, divide
 from medhpc.run import Run
@@ -67,6 +68,7 @@ def compute_columns(
     source: Volume,
     chosen: Sequence[int],
     load: Callable[[], Engine],
+    clock: Clock,
     keep_going: bool = False,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -81,11 +83,12 @@ def compute_columns(
         return tally
     assert run.plan.sweep
     engine = load()
+    clock.begin()
     run.sweep()
     todo = stretches(run.plan, missing, engine.sweep_warm_up(run.plan.sweep.step))
     total, before = sum(stretch.read.shape[0] for stretch in todo), 0
     for stretch in todo:
-        column = _Column(run=run, source=source, engine=engine, ranks=ranks, stretch=stretch)
+        column = _Column(run=run, source=source, engine=engine, ranks=ranks, clock=clock, stretch=stretch)
         try:
             for tile in column.compute(_after(before, total, progress)):
                 tally.add(tile, damaged=tile.index in claims)
@@ -113,12 +116,13 @@ class _Column:
     source: Volume
     engine: Engine
     ranks: Ranks
+    clock: Clock
     stretch: Stretch
     taken: int = 0  # tiles whose planes are all there
 
     def compute(self, progress: Callable[[int], None]) -> Iterator[Tile]:
         """Compute tile after tile; what is yielded is being stored."""
-        read, slabs = self.stretch.read, self._slabs()
+        read, slabs, clock = self.stretch.read, self._slabs(), self.clock
         with (
             ThreadPoolExecutor(1, "read") as reader,
             ThreadPoolExecutor(WRITERS, "write") as writer,
@@ -130,17 +134,18 @@ class _Column:
                 for tile in self.stretch.tiles:
                     began = time.monotonic()
                     place = tile.write.relative_to(read)
-                    values = planes.take(place.start[0], place.stop[0], progress)
+                    with clock.part("compute"):
+                        values = planes.take(place.start[0], place.stop[0], progress)
                     self.taken += 1
                     if self.ranks.is_first:
                         values = np.ascontiguousarray(values[:, :, *place.slices[1:]])
-                        writing.append(writer.submit(self.run.commit, tile, values, began))
+                        writing.append(writer.submit(clock.beside, "writing", self.run.commit, tile, values, began))
                     yield tile
                     while len(writing) > AHEAD:
-                        writing.popleft().result()
+                        clock.wait("write", writing.popleft())
             finally:
                 for future in writing:
-                    future.result()
+                    clock.wait("write", future)
 
     def _slabs(self) -> Slabs:
         """Which rows of what is read each rank has."""
@@ -153,7 +158,7 @@ class _Column:
         assert plan.sweep
         rows = slabs.of(self.ranks.rank)
         own = Box((start[0], start[1] + rows.start, start[2]), (stop[0], start[1] + rows.stop, stop[2]))
-        with closing(_blocks(reader, self.source, plan, own)) as blocks:
+        with closing(_blocks(reader, self.source, plan, own, self.clock)) as blocks:
             kind, step = ENGINE_KIND[plan.stored.kind], plan.sweep.step
             try:
                 for values in self.engine.sweep(blocks, own.shape, kind, step, self.ranks):
@@ -200,7 +205,9 @@ class _Planes:
         return taken
 
 
-def _blocks(reader: ThreadPoolExecutor, source: Volume, plan: Plan, box: Box) -> Generator[np.ndarray, None, None]:
+def _blocks(
+    reader: ThreadPoolExecutor, source: Volume, plan: Plan, box: Box, clock: Clock
+) -> Generator[np.ndarray, None, None]:
     """The planes of a box in steps, normalised, (channels, n, y, x); read while earlier ones are computed."""
     assert plan.sweep
     step = plan.sweep.step
@@ -209,17 +216,7 @@ def _blocks(reader: ThreadPoolExecutor, source: Volume, plan: Plan, box: Box) ->
         part = Box((z, *box.start[1:]), (min(z + step, box.stop[0]), *box.stop[1:]))
         return normalize(read_block(source, part, plan.nan), plan.normalization)
 
-    waiting: deque[Future[np.ndarray]] = deque()
-    try:
-        for z in range(box.start[0], box.stop[0], step):
-            waiting.append(reader.submit(read, z))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return read_ahead(reader, read, range(box.start[0], box.stop[0], step), clock)
 
 
 def _missing(run: Run, chosen: Sequence[int], claims: dict[int, set[str]], ranks: Ranks) -> list[int]:

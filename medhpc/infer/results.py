@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medhpc.geometry import Tile
+from medhpc.infer.clock import Spent
 
-AHEAD = 2  # tiles waiting on either side of the computing
 WRITERS = 2
 
 
@@ -26,6 +26,7 @@ class InferResult:
     left: int  # not begun: it was told to stop
     seconds: float
     voxels: int  # written
+    ranks: tuple[Spent, ...]  # where the time went, of each rank: one, unless several share the planes
 
     @property
     def runs(self) -> tuple[InferResult, ...]:
@@ -57,7 +58,7 @@ class Tally:
         """Count tiles that ended in an exception."""
         self.errors += [f"{type(error).__name__}: {error}"] * tiles
 
-    def result(self, run: str | Path, tiles: int, seconds: float) -> InferResult:
+    def result(self, run: str | Path, tiles: int, seconds: float, ranks: tuple[Spent, ...]) -> InferResult:
         """The sum, for `tiles` asked for."""
         return InferResult(
             run=str(run),
@@ -70,4 +71,5 @@ class Tally:
             left=tiles - self.finished,
             seconds=seconds,
             voxels=self.voxels,
+            ranks=ranks,
         )

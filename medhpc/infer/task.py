@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medhpc.geometry import Tile
-from medhpc.infer.results import AHEAD, WRITERS, InferResult, Tally
+from medhpc.infer.clock import AHEAD, Clock, read_ahead
+from medhpc.infer.results import WRITERS, InferResult, Tally
 from medhpc.run import Run, select
 from medhpc.run.blocks import read_block
 from medhpc.volume import Volume
@@ -99,7 +100,7 @@ def infer(
     DiskFull
         What is done is kept.
     """
-    began = time.monotonic()
+    began, clock = time.monotonic(), Clock(ranks)
     opened = Run(run)
     chosen = select(len(opened.plan.grid), task, tiles) if tiles is None or isinstance(tiles, str) else tiles
 
@@ -112,10 +113,10 @@ def infer(
         if opened.plan.sweep:
             from medhpc.infer.columns import compute_columns
 
-            tally = compute_columns(opened, source, chosen, load, keep_going, stop, progress, ranks)
+            tally = compute_columns(opened, source, chosen, load, clock, keep_going, stop, progress, ranks)
         else:
-            tally = _compute(opened, source, chosen, load, keep_going, stop, progress)
-    return tally.result(run, len(chosen), time.monotonic() - began)
+            tally = _compute(opened, source, chosen, load, clock, keep_going, stop, progress)
+    return tally.result(run, len(chosen), time.monotonic() - began, clock.of_all_ranks())
 
 
 def _compute(
@@ -123,6 +124,7 @@ def _compute(
     source: Volume,
     chosen: Sequence[int],
     load: Callable[[], Engine],
+    clock: Clock,
     keep_going: bool,
     stop: Callable[[], bool] | None,
     progress: Callable[[int, int], None] | None,
@@ -132,32 +134,34 @@ def _compute(
     with (
         ThreadPoolExecutor(1, "read") as reader,
         ThreadPoolExecutor(WRITERS, "write") as writer,
-        closing(_read_ahead(reader, run, source, chosen)) as reads,
+        closing(read_ahead(reader, _reading(run, source, chosen), chosen, clock)) as reads,
     ):
         compute = _computing(load(), run)
+        clock.begin()
         run.sweep()
         writing: deque[Future[None]] = deque()
         for read in reads:
             if not read.done:
                 try:
-                    values = compute(read)
+                    with clock.part("compute"):
+                        values = compute(read)
                 except Exception as error:
                     run.fail(read.tile, error)
                     if not keep_going:
                         raise
                     tally.fail(error)
                 else:
-                    writing.append(writer.submit(run.commit, read.tile, values, read.began))
+                    writing.append(writer.submit(clock.beside, "writing", run.commit, read.tile, values, read.began))
                     tally.add(read.tile, damaged=read.damaged)
             while len(writing) > AHEAD or writing and writing[0].done():
-                writing.popleft().result()
+                clock.wait("write", writing.popleft())
             tally.finished += 1
             if progress:
                 progress(tally.finished - len(writing), len(chosen))
             if stop and stop():
                 break
         for future in writing:
-            future.result()
+            clock.wait("write", future)
     if progress:
         progress(tally.finished, len(chosen))
     return tally
@@ -176,10 +180,8 @@ def _computing(engine: Engine, run: Run) -> Callable[[_Read], np.ndarray]:
     return compute
 
 
-def _read_ahead(
-    reader: ThreadPoolExecutor, run: Run, source: Volume, chosen: Sequence[int]
-) -> Generator[_Read, None, None]:
-    """Tiles in order, each read while earlier ones are computed."""
+def _reading(run: Run, source: Volume, chosen: Sequence[int]) -> Callable[[int], _Read]:
+    """What reads a tile, unless it is done."""
     claims = run.digests(set(chosen))  # a task holds its own part of a large run
 
     def read(index: int) -> _Read:
@@ -194,14 +196,4 @@ def _read_ahead(
             return _Read(tile, began, damaged=damaged, error=error)
         return _Read(tile, began, damaged=damaged, block=block)
 
-    waiting: deque[Future[_Read]] = deque()
-    try:
-        for index in chosen:
-            waiting.append(reader.submit(read, index))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return read

@@ -81,7 +81,8 @@ class Sweep:
                 self._visit(visit, self._planes(layer - 1))
             if now := self._planes(layer):
                 maps = self._maps[layer].read(now)[:, :, self._rows].relu_()
-                self._complete(self._maps[layer], now, maps, network.in_channels + layer * network.width)
+                ring = self._maps[layer] if layer + 1 < network.depth else None  # no later layer reads the last one
+                self._complete(ring, now, maps, network.in_channels + layer * network.width)
         finished = self._scores.read(self._planes(network.depth - 1))
         self._number += 1
         return finished
@@ -92,12 +93,13 @@ class Sweep:
     def _planes(self, layer: int) -> range:
         return self.frontiers.planes(layer, self._number, self.depth)
 
-    def _complete(self, ring: Ring, now: range, maps: Tensor, channel: int) -> None:
+    def _complete(self, ring: Ring | None, now: range, maps: Tensor, channel: int) -> None:
         """Put in planes of maps that are complete, with the neighbours' rows; add their part to the scores."""
         if not now:
             return
-        below, above = self._halo.begin(maps)()
-        ring.write(now, torch.cat([below, maps, above], ROWS))
+        if ring is not None:
+            below, above = self._halo.begin(maps)()
+            ring.write(now, torch.cat([below, maps, above], ROWS))
         weight = self.network.head_weight[:, channel : channel + len(maps)]
         self._scores.add(slice(None), now, (weight @ maps.flatten(1)).unflatten(1, maps.shape[1:]))
 

@@ -8,6 +8,7 @@ halo            planes of the neighbours, and their gradients back to where they
 whole           slabs to a whole and back
 saving          when they keep what they have: now and then, and when a signal asks for it
 imagined        one rank of several that are not there, for plans
+ping            latency and bandwidth between two
 =============== ================================================================================================
 
 All ranks must call the same things in the same order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,10 +26,17 @@ class Ranks:
     rank, size : int
     device : str
         Of this rank.
+    waited : float
+        Seconds spent so far in talking to the others, and in waiting for them.
+    sent, received : int
+        Bytes of the exchanges so far.
+    exchanges : int
+        So far.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "auto") -> None:
         self.rank, self.size, self.device = rank, size, device
+        self.waited, self.sent, self.received, self.exchanges = 0.0, 0, 0, 0
 
     @property
     def is_first(self) -> bool:
@@ -55,6 +63,10 @@ class Ranks:
     def any(self, here: bool) -> bool:
         """Whether it is so on one of them."""
         return bool(self.total(torch.tensor(int(here))).item()) if self.size > 1 else here
+
+    def meet(self) -> None:
+        """Wait until all have come here."""
+        self.any(False)
 
     def most(self, number: int) -> int:
         """The largest of their numbers."""
@@ -86,6 +98,10 @@ class Ranks:
             dist.all_gather(parts, part)
         return parts
 
+    def everyones_numbers(self, numbers: Sequence[float]) -> list[list[float]]:
+        """As many numbers of each rank."""
+        return [part.tolist() for part in self.everyones(torch.tensor(numbers, dtype=torch.float64))]
+
     def exchange(
         self, sends: Sequence[tuple[Tensor, int]], receives: Sequence[tuple[Tensor, int]]
     ) -> Callable[[], None]:
@@ -93,6 +109,7 @@ class Ranks:
         sent = [(tensor.contiguous(), rank) for tensor, rank in sends]
         operations = [dist.P2POp(dist.isend, tensor, rank) for tensor, rank in sent]
         operations += [dist.P2POp(dist.irecv, tensor, rank) for tensor, rank in receives]
+        self._count([tensor for tensor, _ in sent], [tensor for tensor, _ in receives])
         with self._talking():
             works = dist.batch_isend_irecv(operations) if operations else []
 
@@ -122,9 +139,15 @@ class Ranks:
         if failed:
             raise ToldElsewhere(f"rank {failed[0]} of {self.size} failed, and says why")
 
+    def _count(self, sent: Sequence[Tensor], received: Sequence[Tensor]) -> None:
+        self.exchanges += bool(sent or received)
+        self.sent += sum(tensor.nbytes for tensor in sent)
+        self.received += sum(tensor.nbytes for tensor in received)
+
     @contextmanager
     def _talking(self) -> Iterator[None]:
-        """Turn what a broken connection raises into our own error."""
+        """Count the seconds, and turn what a broken connection raises into our own error."""
+        began = time.perf_counter()
         try:
             yield
         except torch.OutOfMemoryError:
@@ -134,6 +157,8 @@ class Ranks:
                 f"rank {self.rank} of {self.size}: another rank has ended or cannot be reached (what it printed says "
                 "why); what is done is kept: start the same command again to go on"
             ) from error
+        finally:
+            self.waited += time.perf_counter() - began
 
 
 ALONE = Ranks()
