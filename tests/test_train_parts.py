@@ -502,8 +502,8 @@ def test_slices_show_only_planes_that_are_held_out():
 
 def result_with(**numbers):
     """A training's result of which only the judgement matters."""
-    values = {"loss": 0.1, "validation_loss": 0.1, "dice": 0.8, "best_step": 7, "stalled": "", **numbers}
-    about = dict.fromkeys(("depth", "width", "ndim", "parameters", "receptive_radius", "steps", "resumed_at"), 1)
+    values = {"loss": 0.1, "validation_loss": 0.1, "dice": 0.8, "best_step": 7, "steps": 30, "stalled": "", **numbers}
+    about = dict.fromkeys(("depth", "width", "ndim", "parameters", "receptive_radius", "resumed_at"), 1)
     times = {"seconds": 1.0, "seconds_per_step": 1.0, "device": "cpu", "precision": "float32"}
     paths = {"network": Path("n.safetensors"), "curve": Path("n.curve.png"), "slices": Path("n.slices.png")}
     return TrainingResult(**paths, **about, **times, **values)
@@ -515,6 +515,7 @@ def result_with(**numbers):
         ({}, None),
         ({"loss": 0.13, "validation_loss": 1.69}, "13 times that of training.*more labels"),
         ({"dice": 0.01}, "train it longer"),
+        ({"steps": 9}, "9 steps are few for depth 1, which 25 steps train well"),
         ({"loss": 0.1, "validation_loss": float("nan"), "dice": float("nan")}, None),
     ],
 )

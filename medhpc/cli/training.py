@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from medhpc.train.planning import Choice
     from medhpc.train.results import Standing, TrainingResult
 
+FEW = 10
+"""Steps a layer, below which a network is told to be untrained."""
 OVERFIT = 3
 """Times the loss in training, from which the loss on the held-out slab is told."""
 
@@ -172,6 +174,7 @@ def _train(pairs: Sequence[tuple[str, str]], as_json: bool, settings: dict[str, 
 
 
 def _tell_plan(pairs: Sequence[tuple[str, str]], as_json: bool, settings: Mapping[str, Any]) -> None:
+    from medhpc.engine.threads import usable_threads
     from medhpc.train.planning import plan_training
 
     choices = plan_training(pairs, _options(pairs, settings), device=settings["device"], threads=settings["threads"])
@@ -179,6 +182,7 @@ def _tell_plan(pairs: Sequence[tuple[str, str]], as_json: bool, settings: Mappin
         show.as_json({"choices": [choice.as_dict() for choice in choices]})
         return
     click.echo(show.table([_row(choice) for choice in choices]))
+    click.echo(f"Measured here: device {settings['device']}, threads: {settings['threads'] or usable_threads()}.")
     click.echo("The first is taken; --patch and --depth take another.")
     if not all(choice.suffices for choice in choices):
         click.echo("few: fewer than 25 steps a layer, which is too short a time for such a depth")
@@ -245,11 +249,18 @@ def _lines(result: TrainingResult) -> dict[str, str]:
 
 def _note(result: TrainingResult) -> str:
     """What to do about a poor network; empty where there is nothing to say."""
+    from medhpc.train.depth import STEPS_PER_LAYER
+
     if result.validation_loss > OVERFIT * result.loss:
         return (
             f"the held-out loss is {result.validation_loss / result.loss:.2g} times that of training: it learns its "
             "labels by heart\n(overfitting), or what is held out looks different; more labels, in more places, help "
             "more than more time"
+        )
+    if result.steps < FEW * result.depth:
+        enough = show.count(STEPS_PER_LAYER * result.depth, "step")
+        return (
+            f"{result.steps:,} steps are few for depth {result.depth}, which {enough} train well: its Dice means little"
         )
     if result.dice < 0.05:
         return "this network finds next to nothing in the held-out slab: train it longer (--minutes, --steps)"

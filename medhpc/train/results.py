@@ -25,7 +25,8 @@ class Standing:
     dice: float
 
     def __str__(self) -> str:
-        left = f"{self.seconds_left / 60:.1f} min left"
+        minutes = self.seconds_left / 60
+        left = f"{minutes:.1f} min left" if minutes >= 1 else f"{self.seconds_left:.0f} s left"
         return f"step {self.step} of {self.steps}  loss {self.loss:.4f}  validation Dice {self.dice:.3f}  {left}"
 
 
