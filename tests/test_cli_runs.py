@@ -196,6 +196,16 @@ def test_a_plan_says_what_too_little_memory_costs(capsys):
     assert f"time         under 1 s in one task on {machine}; under 1 s a tile" in out
 
 
+def test_columns_on_paper(capsys):
+    row = {"name": "columns", "halo": (455, 16, 16), "exact": False, "column": (1024, 640, 768), "work": 1.1}
+    columns = {"scheme": "columns", "columns": 6, "ranks": 4, "halo": (455, 16, 16), "compare": True}
+    print_plan(PLAN | columns | {"schemes": [row | {"bytes": 3 * 2**30, "fits": True}]})
+    out = capsys.readouterr().out
+    assert "halo         16 x 16 voxels in y and x, an estimate from 6 samples" in out
+    assert "none along z, where planes stream" in out and "6 columns, through which planes stream" in out
+    assert "on each of 4 ranks" in out and "what the network sees around the region is computed, too" in out
+
+
 def test_the_schemes_on_paper(capsys):
     boxes = {"name": "boxes", "halo": (16, 16, 16), "exact": False, "column": (256, 256, 384), "work": 1.4}
     sweep = {"name": "sweep", "halo": (455, 455, 455), "exact": True, "column": (1024, 1280, 2304), "work": 1.0}

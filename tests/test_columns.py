@@ -69,14 +69,24 @@ def test_a_region_has_the_context_of_the_volume(tmp_path: Path) -> None:
 
 
 def test_exact_takes_what_computes_least_and_forbids_the_rest(tmp_path: Path) -> None:
-    volume = cells((80, 40, 40))
-    plan, _ = planned(tmp_path, volume, exact=True, tile=(16, 16, 16), memory=2**30)
-    assert plan.scheme == "columns" and plan.halo.how == "exact"
-    assert plan.computed_voxels == min(row.computed for row in plan.schemes if row.exact and row.name != "sweep")
-    assert {row.name for row in plan.schemes} == {"boxes", "columns", "sweep"}
+    volume = cells((80, 160, 160))
+    options: Any = {"exact": True, "memory": int(0.85 * 2**30), "region": Box((0, 0, 0), (80, 160, 40))}
+    plan, _ = planned(tmp_path, volume, **options)
+    assert plan.halo.how == "exact" and {row.name for row in plan.schemes} == {"boxes", "columns", "sweep"}
+    assert plan.computed_voxels == min(row.computed for row in plan.schemes if row.exact and row.fits)
     for wrong in ({"halo": 2}, {"blend": "gaussian"}):
         with pytest.raises(BadOption, match="approximation"):
             planned(tmp_path, volume, "wrong", exact=True, **wrong)
+
+
+def test_a_tile_given_by_hand_leaves_the_planes_of_a_sweep_whole(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path, cells((40, 40, 40)), exact=True, tile=(8, 16, 16))
+    assert plan.scheme == "sweep" and plan.tile == (8, 40, 40) and plan.computed_voxels == 40**3
+
+
+def test_ranks_that_ask_for_exactness_get_columns(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path, cells((20, 24, 24)), exact=True, ranks=2)  # boxes would do as well: one holds it all
+    assert plan.scheme == "sweep" and plan.sweep is not None and plan.sweep.ranks == 2
 
 
 def test_a_scheme_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:

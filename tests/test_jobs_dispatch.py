@@ -545,6 +545,17 @@ def test_a_task_has_a_column_at_least(tmp_path, controller):
     assert prepared(tmp_path / "run", tasks=12).packing.tasks == 12  # as wished, all the same
 
 
+def test_what_needs_ranks_is_not_computed_by_tasks(tmp_path, controller):
+    write_tiff(tmp_path / "v.tif", np.zeros((30, 16, 32), np.uint8))
+    msd(2).save(tmp_path / "net.safetensors")
+    options = {"scheme": "sweep", "ranks": 2, "device": "cpu", "threads": 1}
+    tile(tmp_path / "v.tif", tmp_path / "run", network=tmp_path / "net.safetensors", **options)
+    with pytest.raises(BadOption, match="medhpc infer .*run --submit  first"):
+        prepared(tmp_path / "run")
+    infer(tmp_path / "run", device="cpu", threads=1)
+    assert [step.kind for step in prepared(tmp_path / "run").submission.steps] == ["stitch"]
+
+
 def test_nothing_is_submitted_without_room(run, controller, monkeypatch):
     usage = shutil.disk_usage(run)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))

@@ -58,7 +58,7 @@ def _halo(plan: Summary) -> dict[str, str]:
     if plan["tiles"] == 1 and plan["halo_how"] == "exact" and plan["note"]:
         parts = f"{show.shape(plan['halo'])} voxels, should memory run out and it be computed in parts"
         return {"halo": f"none: {plan['note']}\n{parts}"}
-    lines = [f"{show.shape(plan['halo'])} voxels, {_trust(plan)}"]
+    lines = [_size(plan)]
     if plan["max_error"] is not None and plan["halo_how"] != "exact":
         lines.append(f"largest error measured {plan['max_error']:.2g}, tolerance {plan['tolerance']:.2g}")
     if plan["note"]:
@@ -66,6 +66,15 @@ def _halo(plan: Summary) -> dict[str, str]:
     if plan["halo_table"]:
         lines.append(show.table([_row(row, plan) for row in plan["halo_table"]]))
     return {"halo": "\n".join(lines)}
+
+
+def _size(plan: Summary) -> str:
+    """The halo, and how far it can be relied on."""
+    if plan["scheme"] == "sweep":
+        return "none: planes stream along z, and each is whole"
+    if plan["scheme"] == "columns":
+        return f"{show.shape(plan['halo'][1:])} voxels in y and x, {_trust(plan)}\nnone along z, where planes stream"
+    return f"{show.shape(plan['halo'])} voxels, {_trust(plan)}"
 
 
 def _trust(plan: Summary) -> str:
@@ -124,7 +133,7 @@ def _scheme_row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
         "scheme": row["name"],
         "halo": show.shape(row["halo"]),
         "exact": "yes" if row["exact"] else "no",
-        "of": show.shape(row["column"]),
+        "tile or column": show.shape(row["column"]),
         "work": f"{row['work']:.2f} x",
         "memory": show.memory(row["bytes"]) if row["fits"] else f"{show.memory(row['bytes'])}: too much",
         "": "<- chosen" if chosen else "",
@@ -133,6 +142,8 @@ def _scheme_row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 
 def _work(plan: Summary) -> str:
     work = f"{plan['read_amplification']:.3g} voxels computed for each voxel written"
+    if plan["scheme"] != "boxes" and plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
+        work += "; what the network sees around the region is computed, too"
     left_out = round(100 * (1 - plan["needed"]))
     if left_out:
         work += f"; {left_out} % of that work is left out: nothing that is written depends on it"

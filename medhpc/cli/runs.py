@@ -40,12 +40,14 @@ def tile(volume: str, run: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         show.as_json(summary)
     else:
-        print_plan(summary, next=_next(run))
+        print_plan(summary, next=_next(run, summary["ranks"]))
 
 
-def _next(run: str) -> str:
+def _next(run: str, ranks: int) -> str:
     """What computes the tiles of a new run: on a login node, jobs first."""
     here = f"medhpc infer {show.word(run)}"
+    if ranks > 1:
+        return f"{here} --submit\nor on this machine: torchrun --nproc-per-node {ranks} -m {here}"
     if not on_login_node():
         return here
     return f"medhpc submit {show.word(run)} --out OUT\nor on this machine: {here}"

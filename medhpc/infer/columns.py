@@ -87,6 +87,8 @@ def compute_columns(
     run.sweep()
     todo = stretches(run.plan, missing, engine.sweep_warm_up(run.plan.sweep.step))
     total, before = sum(stretch.read.shape[0] for stretch in todo), 0
+    if progress:
+        progress(0, total)
     for stretch in todo:
         column = _Column(run=run, source=source, engine=engine, ranks=ranks, clock=clock, stretch=stretch)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Sequence
 
 from medhpc.errors import BadOption, DiskFull
@@ -58,6 +59,35 @@ def room(runs: Sequence[Run], missing: Sequence[int]) -> tuple[int, int]:
     if 0 < inodes < files:
         raise DiskFull(f"{folder}: {inodes:,} inodes are free, {files:,} files will be written; make room")
     return needed, free
+
+
+def check_ranks(runs: Sequence[Run]) -> None:
+    """Refuse runs whose planes one process cannot hold: tasks compute by themselves.
+
+    Raises
+    ------
+    BadOption
+    """
+    for run in runs:
+        if run.plan.sweep and run.plan.sweep.ranks > 1:
+            raise BadOption(
+                f"{run.folder} was planned for {run.plan.sweep.ranks} ranks: compute it by  medhpc infer "
+                f"{shlex.quote(str(run.folder))} --submit  first; submit then stitches it"
+            )
+
+
+def check_networks(runs: Sequence[Run]) -> None:
+    """Refuse runs whose network no job can load.
+
+    Raises
+    ------
+    BadOption
+    """
+    for run in runs:
+        if not run.plan.network.path:
+            raise BadOption(
+                f"the network of {run.folder} was given from Python, no job can load it; plan with a network file"
+            )
 
 
 def check_inputs(runs: Sequence[Run]) -> None:

@@ -20,6 +20,8 @@ from medhpc.jobs.allowance import (
     check_engine,
     check_gpus,
     check_inputs,
+    check_networks,
+    check_ranks,
     cost_of,
     dearest,
     notes,
@@ -204,9 +206,10 @@ def _planned(
     id: str = "",
 ) -> Prepared:
     """Plans and ledgers say what there is to do, and what it costs."""
-    _check_networks(runs)
+    check_networks(runs)
     tallies = [Tally(run).update() for run in runs]
     missing = [int(np.count_nonzero(~tally.done)) for tally in tallies]
+    check_ranks([run for run, tiles in zip(runs, missing, strict=True) if tiles])
     check_inputs([run for run, tiles in zip(runs, missing, strict=True) if tiles])
     needed, free = room(runs, missing)
     ceilings = ceilings_of(wishes.site, wishes.cluster)
@@ -310,14 +313,6 @@ def _unplanned(batch: Batch, memory: int, options: Sequence[str], folder: Path, 
 def _advice(runs: Sequence[Run]) -> list[str]:
     """What may give a bad result, a line each."""
     return [f"{run.plan.source.path}: {line}" for run in runs for line in advice(run.plan)]
-
-
-def _check_networks(runs: Sequence[Run]) -> None:
-    for run in runs:
-        if not run.plan.network.path:
-            raise BadOption(
-                f"the network of {run.folder} was given from Python, no job can load it; plan with a network file"
-            )
 
 
 def _tasks(

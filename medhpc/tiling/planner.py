@@ -87,7 +87,7 @@ class Planner:
         if reason := why_no_sweep(self.engine, blend.mode):
             if scheme in ("columns", "sweep") or ranks > 1:
                 asked = f"scheme '{scheme}'" if ranks == 1 else f"{ranks} ranks"
-                raise BadOption(f"{asked}: {reason}; use --scheme boxes, whose tiles tasks share")
+                raise BadOption(f"{asked}: {reason}; use --scheme boxes")
             return Way(halo=halo, tile=tile)
         sweeping = Sweeping(
             engine=self.engine,
@@ -103,7 +103,8 @@ class Planner:
         grids = [Grid(self.volume.shape, size or self.tile(h, cost, blend), h.size, self.region) for h in halos]
         schemes = [boxes(grid, h, cost) for grid, h in zip(grids, halos, strict=True)]
         schemes += [sweeping.scheme("columns", h) for h in halos] + [sweeping.scheme("sweep", halos[-1])]
-        chosen = choose_scheme(scheme, schemes, cost.memory, exact=exact)
+        able = [one for one in schemes if one.name != "boxes" or ranks == 1 or not exact]
+        chosen = choose_scheme(scheme, able, cost.memory, exact=exact)
         if chosen.name == "boxes" and ranks > 1:
             raise BadOption(f"{ranks} ranks share the rows of columns, and these are boxes; add --exact or --scheme")
         if chosen.name == "boxes":

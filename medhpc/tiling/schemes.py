@@ -102,7 +102,7 @@ class Sweeping:
         """What a column writes at a time: as many planes as a shard, or fewer, so that a kill costs little."""
         plane = self._grid(column, (0, 0, 0)).largest_read() // self.volume.shape[0] * self.seconds_per_voxel
         if self.size:
-            return self.size
+            return self.size[0], column[1], column[2]
         planes = EDGE
         while planes > EDGE // STEP and planes * plane > LOSS:
             planes //= 2
@@ -165,7 +165,7 @@ def why_no_sweep(engine: Engine, blend: str) -> str:
     if blend != "none":
         return "windows are blended"
     if not engine.sweeps:
-        return f"engine '{engine.name}' computes whole blocks of this network"
+        return f"engine '{engine.name}' computes whole blocks of this network (native and torch those of MS-D networks)"
     return "a 2D network sees each plane by itself" if engine.network.ndim == 2 else ""
 
 
