@@ -1,6 +1,7 @@
 """Deep Image Prior: laws of its parts, its plan, its commands; images small enough for seconds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from medhpc.cli.main import run_here
 from medhpc.dip import descent, memory, precision
 from medhpc.dip import loss as losses
 from medhpc.dip import plan as plans
-from medhpc.dip.descent import begin, descend, inputs_of, look, result_of, take_step
+from medhpc.dip.descent import (
+    LEARNING_RATE,
+    begin,
+    bound,
+    descend,
+    inputs_of,
+    learning_rate,
+    look,
+    result_of,
+    take_step,
+)
 from medhpc.dip.draws import Draws, Planes, Purpose
 from medhpc.dip.noise import Noise, estimate_noise, neighbour_correlation
 from medhpc.dip.options import Options
@@ -168,6 +179,17 @@ def test_same_seed_same_result_other_seed_another():
         return result_of(descend(problem_of(), Options(iterations=6, **TINY), seed, precision="fp32"))
 
     assert torch.equal(run(0), run(0)) and not torch.equal(run(0), run(1))
+
+
+@pytest.mark.parametrize("sigma, iterations", [(0.0, 800), (20.0, 800), (120.0, 235), (300.0, 200)])
+def test_the_more_noise_the_sooner_r2r_ends(sigma, iterations):
+    problem = pose(smooth((12, 14, 10))[None], Noise(kind="gaussian", sigma=sigma), CPU)
+    options = Options(method="r2r", preset="small")
+    assert bound(problem, options) == pytest.approx(iterations, abs=1)
+    assert bound(problem, replace(options, iterations=7)) == 7
+    assert bound(problem, Options(preset="small")) == 2500
+    rates = [learning_rate(problem, options, number) for number in range(bound(problem, options))]
+    assert max(rates) > 0.8 * LEARNING_RATE and rates[0] < 0.1 * LEARNING_RATE > rates[-1]
 
 
 def test_masked_voxels_are_not_looked_at():

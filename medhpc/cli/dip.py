@@ -75,7 +75,7 @@ network = options.together(
     "--iterations",
     type=click.IntRange(1),
     metavar="N",
-    help="At most so many (default: paper 3000, small 2500, r2r 600).",
+    help="At most so many (default: paper 3000, small 2500; r2r 200 to 800, by the noise).",
 )
 @click.option(
     "--noise",

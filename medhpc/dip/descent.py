@@ -19,7 +19,7 @@ from torch import Tensor
 from medhpc.dip import loss as losses
 from medhpc.dip.draws import Draws, Purpose
 from medhpc.dip.measures import similarity
-from medhpc.dip.options import Options
+from medhpc.dip.options import R2R_ITERATIONS, Options
 from medhpc.dip.precision import DOUBLE, arithmetic, autocast, dtype_of, float32_up_to
 from medhpc.dip.problem import Problem, held_out
 from medhpc.dip.state import State
@@ -36,6 +36,10 @@ INPUT_NOISE, MOST_INPUT_NOISE = 0.4, 1 / 20
 At half that deviation, 1/60 was 1.3 dB better than 1/30 after 1,000 steps on a brain MRI."""
 RECORRUPTION = 0.5
 """How much of the noise drawn is added to the input of r2r; twice of it, 1 / 0.5, is taken from the target."""
+
+R2R_EFFORT = 30
+"""Iterations of r2r times the noise's deviation, where the image's range is about one: in the end it learns the noise.
+Inside a brain at 0.08 it was best after 360 iterations, 1 dB worse after 600; at 0.045 it still got better."""
 
 LOOK_EVERY = 10
 """Iterations between two entries of the history, and between two decisions whether to stop."""
@@ -99,11 +103,12 @@ def descend(
     out = held_out(problem, options, draws)
     code = make_code(problem, options, draws, precision)
     began = time.perf_counter() - state.seconds
+    iterations = bound(problem, options)
     with Saving(ranks) as saving:
-        while state.iteration < options.n_iterations and not has_stopped(state, options):
+        while state.iteration < iterations and not has_stopped(state, options):
             with arithmetic(precision):
                 take_step(state, problem, options, draws, code, problem.known - out, precision)
-            if state.iteration % LOOK_EVERY == 0 or state.iteration == options.n_iterations:
+            if state.iteration % LOOK_EVERY == 0 or state.iteration == iterations:
                 look(state, problem, options, out)
             state.seconds = time.perf_counter() - began
             if saving.is_due(CHECKPOINT_SECONDS):
@@ -111,7 +116,7 @@ def descend(
                     state.save(place.path, place.identity)
                 saving.end_if_told()
             if progress:
-                progress(state.iteration, options.n_iterations, state)
+                progress(state.iteration, iterations, state)
     return state
 
 
@@ -171,7 +176,7 @@ def take_step(
         1 for the voxels that the loss counts.
     """
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(options, state.iteration)
+        group["lr"] = learning_rate(problem, options, state.iteration)
     output, fitted, wanted = forward(state, problem, options, draws, code, precision)
     state.loss = losses.mean_over(losses.squared(fitted, problem.image), weights, problem.share.ranks).item()
     fit = losses.decibels(state.loss)
@@ -190,7 +195,15 @@ def take_step(
     state.add(output.detach())
 
 
-def learning_rate(options: Options, iteration: int) -> float:
+def bound(problem: Problem, options: Options) -> int:
+    """Iterations, where nothing stops earlier; of r2r fewer where there is more noise, unless told how many."""
+    if options.iterations or options.method != "r2r":
+        return options.n_iterations
+    least, most = R2R_ITERATIONS
+    return round(min(max(R2R_EFFORT / max(problem.noise.sigma, R2R_EFFORT / most), least), most))
+
+
+def learning_rate(problem: Problem, options: Options, iteration: int) -> float:
     """It rises at first; that of r2r then falls to zero by half a cosine, for it ends where it was told to.
 
     On the edge of a brain MRI, 400 steps of r2r were 1.2 dB better for the rise, and 0.5 dB for the fall.
@@ -198,7 +211,7 @@ def learning_rate(options: Options, iteration: int) -> float:
     warmth = min(1.0, (iteration + 1) / WARM_UP)
     if options.method != "r2r":
         return LEARNING_RATE * warmth
-    return LEARNING_RATE * warmth * 0.5 * (1 + math.cos(math.pi * iteration / options.n_iterations))
+    return LEARNING_RATE * warmth * 0.5 * (1 + math.cos(math.pi * iteration / bound(problem, options)))
 
 
 def forward(
@@ -272,7 +285,7 @@ def look(state: State, problem: Problem, options: Options, out: Tensor) -> None:
     if problem.truth is not None:
         error = state.share.mean(losses.squared(state.average, problem.truth))
         entry["psnr"] = losses.decibels(error / problem.data_range**2)
-        if state.iteration % SIMILARITY_EVERY == 0 or state.iteration == options.n_iterations:
+        if state.iteration % SIMILARITY_EVERY == 0 or state.iteration == bound(problem, options):
             entry["ssim"] = _similarity(state.average, problem)
     state.history.append(entry)
 

@@ -14,7 +14,8 @@ NOISES = ("auto", "gaussian", "rician")
 STOPS = ("auto", "held-out", "emv", "none")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
-R2R_ITERATIONS = 600
+R2R_ITERATIONS = 200, 800
+"""At least and at most, by the noise; see :func:`medhpc.dip.descent.bound`."""
 SKIP_CHANNELS = 4
 
 
@@ -77,8 +78,8 @@ class Options:
 
     @property
     def n_iterations(self) -> int:
-        """The bound, which is reached where nothing stops earlier."""
-        return self.iterations or (R2R_ITERATIONS if self.method == "r2r" else PRESETS[self.preset].iterations)
+        """The bound, which is reached where nothing stops earlier; of r2r the most that it may be."""
+        return self.iterations or (R2R_ITERATIONS[1] if self.method == "r2r" else PRESETS[self.preset].iterations)
 
     @property
     def stops_by(self) -> str:
