@@ -142,6 +142,7 @@ def test_inference_memory_is_one_buffer(monkeypatch):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_training_in_16_bit_is_near(ndim):
+    torch.manual_seed(0)  # a gradient near zero is not near in 16 bit
     network, x = lively(MSD(1, 2, 5, ndim=ndim, dilations=[1, 2])), torch.randn(1, 1, *(9,) * ndim)
     expected = torch.autograd.grad(by_definition(network, x).square().mean(), list(network.parameters()))
     with torch.autocast("cpu", torch.bfloat16):
