@@ -47,8 +47,8 @@ def infer(
     array share the tiles that are missing when the first of them starts, also of several runs.
 
     Columns (`medhpc tile --scheme columns|sweep`, or --exact) are computed plane by plane: a task that begins or goes
-    on in the middle of one computes as many planes before it again as the network sees. Started by torchrun or srun,
-    or with --submit, ranks share the rows of the planes (`medhpc tile --ranks`).
+    on in the middle of one computes about twice as many planes before it again as the network sees. Started by
+    torchrun or srun, or with --submit, ranks share the rows of the planes (`medhpc tile --ranks`).
 
     \b
       medhpc infer brain.run

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from medhpc.run import Plan
 
 MORE_SECONDS = 15 * 60
-"""Beyond those that the plan expects: to start, and for nodes that are slower."""
-SPARE = 2.0
-HEADROOM = 1.15  # of memory: what the plan does not count
+"""Beyond those that the plan expects."""
 
 job_options = options.together(
     ranked.submit_option,
@@ -33,7 +31,7 @@ job_options = options.together(
 
 def submit(run: str, job: Mapping[str, Any], threads: int | None, parts: Sequence[str | None], as_json: bool) -> None:
     """Submit a job that computes all that is missing, or print its sbatch file; `job` holds the options from above."""
-    from medhpc.jobs.packing import Resources
+    from medhpc.jobs.packing import HEADROOM, SPARE, Resources
     from medhpc.jobs.ranked import RankedJob
     from medhpc.run import Run
 

@@ -36,7 +36,7 @@ def _what(plan: Summary) -> dict[str, str]:
     lines = {"volume": f"{show.path(plan['volume'])}\n{show.shape(plan['shape'])} voxels"}
     if plan["copied"]:
         lines["volume"] += "; boxes of it are expensive to read, so it was copied once to Zarr in the run"
-    if plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
+    if _is_part(plan):
         lines["region"] = plan["region"]
     lines["network"] = "\n".join((show.path(plan["network"]), *plan["advice"]))
     if plan["classes"]:
@@ -47,6 +47,11 @@ def _what(plan: Summary) -> dict[str, str]:
         pairs = zip(normalization["mean"], normalization["std"], strict=True)
         lines["intensities"] += ": " + "; ".join(f"{mean:.5g}, {std:.5g}" for mean, std in pairs)
     return lines | {"stores": plan["store"]}
+
+
+def _is_part(plan: Summary) -> bool:
+    """Whether less than the whole volume is computed."""
+    return bool(plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]))
 
 
 def _halo(plan: Summary) -> dict[str, str]:
@@ -142,7 +147,7 @@ def _scheme_row(row: Mapping[str, Any], plan: Summary) -> dict[str, str]:
 
 def _work(plan: Summary) -> str:
     work = f"{plan['read_amplification']:.3g} voxels computed for each voxel written"
-    if plan["scheme"] != "boxes" and plan["region"] != ",".join(f"0:{length}" for length in plan["shape"]):
+    if plan["scheme"] != "boxes" and _is_part(plan):
         work += "; what the network sees around the region is computed, too"
     left_out = round(100 * (1 - plan["needed"]))
     if left_out:

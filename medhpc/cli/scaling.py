@@ -103,13 +103,8 @@ def scaling_text(found: Scaling) -> str:
 def _measured(found: Scaling) -> list[dict[str, str]]:
     rows = []
     for one in found.measured:
-        speed_up, predicted = found.speed_up(one.seconds), found.of(one.count)
-        row = {
-            found.by: str(one.count),
-            "seconds": _seconds(one.seconds),
-            "speed-up": f"{speed_up:.2f}",
-            "efficiency": f"{100 * speed_up / one.count:.0f} %",
-        }
+        predicted = found.of(one.count)
+        row = _speed(found, one.count, one.seconds)
         row |= {part: f"{100 * one.part(part):.0f} %" for part in PARTS}
         row |= {
             "core s": _seconds(one.cpu),
@@ -125,17 +120,22 @@ def _measured(found: Scaling) -> list[dict[str, str]]:
 def _predicted(found: Scaling) -> list[dict[str, str]]:
     rows = []
     for row in found.predicted:
-        speed_up = found.speed_up(row.seconds)
-        cells = {
-            found.by: str(row.count),
-            "seconds": _seconds(row.seconds),
-            "speed-up": f"{speed_up:.2f}",
-            "efficiency": f"{100 * speed_up / row.count:.0f} %",
-        }
+        cells = _speed(found, row.count, row.seconds)
         cells |= {part: f"{100 * getattr(row, part) / row.seconds:.0f} %" for part in PARTS}
         cells |= {"memory": show.memory(row.memory), "sent": show.size(row.sent)}
         rows.append(cells)
     return rows
+
+
+def _speed(found: Scaling, count: int, seconds: float) -> dict[str, str]:
+    """The first cells of a row."""
+    speed_up = found.speed_up(seconds)
+    return {
+        found.by: str(count),
+        "seconds": _seconds(seconds),
+        "speed-up": f"{speed_up:.2f}",
+        "efficiency": f"{100 * speed_up / count:.0f} %",
+    }
 
 
 def _seconds(seconds: float) -> str:

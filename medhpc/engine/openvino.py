@@ -67,7 +67,6 @@ class OpenVinoEngine(TorchEngine):
     """
 
     name = "openvino"
-    sweeps = False
 
     def __init__(self, network: torch.nn.Module, threads: int) -> None:
         super().__init__(network, torch.device("cpu"))

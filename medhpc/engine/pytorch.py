@@ -14,7 +14,7 @@ from medhpc.geometry import Box, Index
 from medhpc.nets import MSD
 from medhpc.nets.frontiers import Frontiers
 from medhpc.nets.kernel import without_kernel
-from medhpc.nets.sweep import SCRATCH, Sweep
+from medhpc.nets.sweep import Sweep, scratch_bytes
 from medhpc.ranks.group import ALONE, Ranks
 
 
@@ -49,8 +49,8 @@ class TorchEngine(Engine):
 
     @property
     def sweeps(self) -> bool:
-        """See :class:`medhpc.engine.base.Engine`: for MS-D networks."""
-        return isinstance(self.network, MSD)
+        """See :class:`medhpc.engine.base.Engine`: MS-D networks; engines made from this one compute otherwise."""
+        return type(self) is TorchEngine and isinstance(self.network, MSD)
 
     def sweep(
         self, blocks: Iterable[np.ndarray], shape: Index, kind: str, step: int, ranks: Ranks = ALONE
@@ -70,7 +70,7 @@ class TorchEngine(Engine):
     def sweep_bytes(self, shape: Index, step: int) -> int:
         """See :class:`medhpc.engine.base.Engine`; scratch of the convolutions included."""
         frontiers = Frontiers.of(self.network, step)
-        return frontiers.bytes(self.network, shape[0], math.prod(shape[1:])) + 4 * SCRATCH[self.device.type]
+        return frontiers.bytes(self.network, shape[0], math.prod(shape[1:])) + 4 * scratch_bytes(self.device)
 
     def sweep_warm_up(self, step: int) -> int:
         """See :class:`medhpc.engine.base.Engine`."""

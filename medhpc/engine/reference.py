@@ -16,7 +16,6 @@ class ReferenceEngine(TorchEngine):
     """Evaluate an MS-D network layer by layer, map by map, on a CPU; others by their own ``forward``."""
 
     name = "reference"
-    sweeps = False
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__(copy.deepcopy(network).double(), torch.device("cpu"))

@@ -61,8 +61,6 @@ class TritonEngine(TorchEngine):
         ``triton``: maps and weights in float16, on the matrix units; ``triton-f32``: all in float32.
     """
 
-    sweeps = False  # its kernels take whole blocks
-
     def __init__(self, network: torch.nn.Module, device: torch.device, name: str = "triton") -> None:
         from medhpc.engine.gpu.evaluate import GpuNetwork  # imports Triton
 

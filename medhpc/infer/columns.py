@@ -7,7 +7,7 @@
     write                                  tile 0    by other threads, when all planes of a tile are there
 
 Where some tiles of a column are done, planes are read from so far before the first that is missing that all get the
-same bits as in one go: after a kill, as much is computed again as the network sees, and no more.
+same bits as in one go: after a kill, about twice as much is computed again as the network sees.
 
 Of several ranks each has some rows of the planes; the first gets what the others have finished, and writes.
 """

@@ -13,6 +13,7 @@ from typing import Any
 from medhpc.errors import BadOption
 
 START = 60  # seconds: to start Python, load the network, read the ledger, on a slow file system
+HEADROOM = 1.15  # of memory: what the measure did not see
 SPARE = 2.0  # a node may be half as fast as the one that was measured
 MORE_MEMORY, MORE_TIME = 1.5, 2.0  # for each round of repair
 LEAST_WARNING = 30  # seconds between the signal and the time limit

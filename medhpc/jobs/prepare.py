@@ -29,7 +29,7 @@ from medhpc.jobs.allowance import (
 )
 from medhpc.jobs.chain import Step, Target, chain
 from medhpc.jobs.network import trained_on
-from medhpc.jobs.packing import MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
+from medhpc.jobs.packing import HEADROOM, MOST_REPAIR_TASKS, START, Ceiling, Cost, Packing, Resources, pack
 from medhpc.jobs.site import Site
 from medhpc.jobs.submission import JOBS, Submission, new_id, utc_now
 from medhpc.jobs.targets import Batch, absolute, batch_of, existing, targets_of
@@ -40,7 +40,6 @@ from medhpc.run.missing import broken_hosts
 from medhpc.run.plan import BASE, GPU_ENGINES, Plan
 from medhpc.run.tally import Tally
 
-HEADROOM = 1.15  # of memory: what the measure did not see
 STITCH_VOXEL = 64  # bytes, of all that a stitch does with a voxel
 STITCH_SECONDS = 600  # at least, for a stitch
 STITCH_RATE = 1e6  # voxels per second: a quarter of what two cores did

@@ -31,6 +31,11 @@ SCRATCH = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Bytes of one convolution's input and output."""
 
 
+def scratch_bytes(device: torch.device) -> int:
+    """As :data:`SCRATCH` has it; a device that is not named there is taken for a GPU."""
+    return SCRATCH.get(device.type, SCRATCH["cuda"])
+
+
 class Sweep:
     """One block on its way through a network, by torch's convolutions.
 
@@ -153,8 +158,9 @@ class Sweep:
         """Source planes of one convolution, such that it keeps to the scratch."""
         taps = 3 if self.network.ndim == 3 else 1
         weight = self.network.head_weight
+        scratch = scratch_bytes(weight.device)
         numbers = (visit.stop - visit.first + taps * len(visit.targets)) * self._inputs.pixels
-        return max(1, SCRATCH.get(weight.device.type, SCRATCH["cuda"]) // (numbers * weight.element_size()))
+        return max(1, scratch // (numbers * weight.element_size()))
 
 
 class Ring:

@@ -6,6 +6,7 @@ All these tests run in one process of pytest-xdist (see ../conftest.py): they sh
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -76,6 +77,19 @@ def found_by_us(cluster: Cluster) -> Iterator[None]:
         for name in ("SLURM_CONF", "PATH"):
             patch.setenv(name, cluster.environment[name])
         yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that no shell may read; jobs use this Python."""
+    medhpc = tmp_path / "medhpc"
+    medhpc.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m medhpc "$@"\n')
+    medhpc.chmod(0o755)
+    (tmp_path / "site.toml").write_text(f'medhpc = "{medhpc}"\nmemory = "1G"\n')
+    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
+    made = tmp_path / "it's a $(touch touched) folder"
+    made.mkdir()
+    return made
 
 
 # --- runs ----------------------------------------------------------------------------------------

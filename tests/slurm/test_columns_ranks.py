@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,8 @@ from medhpc.tiling import tile
 
 
 def test_two_nodes_store_what_one_process_stores(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "it's a $(touch touched) folder"
-    folder.mkdir()
-    medhpc = tmp_path / "medhpc"
-    medhpc.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m medhpc "$@"\n')
-    medhpc.chmod(0o755)
-    (tmp_path / "site.toml").write_text(f'medhpc = "{medhpc}"\nmemory = "1G"\n')
-    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
     write_tiff(folder / "a.tif", cells((40, 24, 24)))
     msd(depth=3).save(folder / "net.safetensors")
     options = {"device": "cpu", "threads": 1, "engine": "torch", "scheme": "sweep", "ranks": 2, "tile": (8, 24, 24)}

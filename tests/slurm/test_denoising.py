@@ -1,7 +1,6 @@
 """``medhpc dip --submit``: ranks that srun starts, on nodes of a real SLURM."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,8 @@ TINY = ("--preset", "small", "--scales", "1", "--channels", "4", "--iterations",
 
 
 @pytest.fixture
-def noisy(tmp_path, monkeypatch) -> Path:
-    """A volume in a folder that no shell may read; jobs use this Python."""
-    folder = tmp_path / "it's a $(touch touched) folder"
-    folder.mkdir()
-    medhpc = tmp_path / "medhpc"
-    medhpc.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m medhpc "$@"\n')
-    medhpc.chmod(0o755)
-    (tmp_path / "site.toml").write_text(f'medhpc = "{medhpc}"\nmemory = "1G"\n')
-    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
+def noisy(folder: Path) -> Path:
+    """A volume."""
     image = (500 + np.random.default_rng(0).normal(0, 100, (6, 18, 8))).astype(np.float32)
     with create_volume(folder / "noisy.tif", image.shape, np.float32) as writer:
         writer.write(0, image)

@@ -1,7 +1,6 @@
 """``medhpc train msd --submit``: ranks that srun starts, on nodes of a real SLURM."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,8 @@ TINY = ("--depth", "2", "--patch", "8,10,10", "--threads", "1", "--batch", "2")
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch) -> list[str]:
-    """A training in a folder that no shell may read; jobs use this Python."""
-    folder = tmp_path / "it's a $(touch touched) folder"
-    folder.mkdir()
-    medhpc = tmp_path / "medhpc"
-    medhpc.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m medhpc "$@"\n')
-    medhpc.chmod(0o755)
-    (tmp_path / "site.toml").write_text(f'medhpc = "{medhpc}"\nmemory = "1G"\n')
-    monkeypatch.setenv("MEDHPC_SITE", str(tmp_path / "site.toml"))
+def command(folder: Path) -> list[str]:
+    """A training."""
     image = np.random.default_rng(0).normal(0, 1, (16, 24, 24)).astype(np.float32)
     for name, values in (("image.tif", image), ("labels.tif", (image > 1).astype(np.uint8))):
         with create_volume(folder / name, values.shape, values.dtype) as writer:
@@ -40,7 +32,7 @@ def submitted(words: list[str], capsys) -> tuple[str, Path]:
     return told["job"], Path(told["script"]).with_name(f"net.safetensors.train-{told['job']}.log")
 
 
-def test_a_signal_writes_a_checkpoint_and_one_rank_goes_on_where_two_were(cluster: Cluster, command, tmp_path, capsys):
+def test_a_signal_writes_a_checkpoint_and_one_rank_goes_on_where_two_were(cluster: Cluster, command, capsys):
     """As at the end of a job's time; the network is then that of both jobs."""
     long = [*command, "--steps", "3000"]
     job, log = submitted([*long, "--nodes", "2"], capsys)
